@@ -1,0 +1,46 @@
+# `make help` lists the targets. Everything runs in .venv, which `make` builds when it is missing
+# or when pyproject.toml or constraints.txt is newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench soak clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Seamline needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[embedded,calendars,test,bench]'
+	@touch $@
+
+install: $(STAMP) ## set up .venv with every extra
+
+demo: $(STAMP) ## run the whole plane once on an embedded broker and registry; ends with a certificate
+	$(BIN)/seamline demo
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## linters, then every test that needs no container engine
+	$(BIN)/pytest
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## the benchmarks of tests/bench, with their peers, on the embedded broker
+	$(BIN)/python -m tests.bench
+
+soak: $(STAMP) ## long fault series: the experiments of the suite with many more seeds
+	SEAMLINE_SOAK=1 $(BIN)/pytest tests/e2e --timeout 3600
+
+clean: ## remove what make and the tools made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,90 @@
+"""How a command answers: the answer on stdout, everything else on stderr, and the exit status.
+
+Decides: the three formats and the exit statuses (0 done, 1 refused or failed check, 2 wrong usage,
+3 world unreachable). Invariant: with `-o json` stdout holds JSON and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from functools import wraps
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from seamline.schemas.errors import SeamlineError, TransportError, UsageError
+
+P = ParamSpec("P")
+
+notices = Console(stderr=True, highlight=False)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("-o", "--output", help="table, json, or csv for rows")]
+
+
+def answers(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn Seamline's errors into one line on stderr and the exit status of their kind."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except SeamlineError as error:
+            notices.print(f"[red]{type(error).__name__}[/red]: ", end="")
+            notices.print(str(error), markup=False, soft_wrap=True)
+            raise typer.Exit(exit_status(error)) from None
+
+    return wrapped
+
+
+def exit_status(error: SeamlineError) -> int:
+    if isinstance(error, UsageError):
+        return 2
+    return 3 if isinstance(error, TransportError) else 1
+
+
+def emit_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    fmt: Format,
+    *,
+    title: str | None = None,
+) -> None:
+    """Rows as a table, a JSON array or CSV with a header."""
+    if fmt is Format.JSON:
+        sys.stdout.write(json.dumps([{c: row.get(c) for c in columns} for row in rows]) + "\n")
+    elif fmt is Format.CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row.get(c) for c in columns] for row in rows)
+    else:
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
+        Console(highlight=False).print(table)
+
+
+def emit_object(answer: Mapping[str, Any], fmt: Format, *, title: str | None = None) -> None:
+    """One object: its fields as a table of two columns, or one JSON object."""
+    if fmt is Format.JSON:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        return
+    if fmt is Format.CSV:
+        raise UsageError("csv is for rows", parameter="output", value="csv", fix="Use table or json")
+    table = Table("field", "value", title=title, title_justify="left")
+    for key, value in answer.items():
+        shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+        table.add_row(key, shown)
+    Console(highlight=False).print(table)
