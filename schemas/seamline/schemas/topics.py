@@ -1,0 +1,154 @@
+"""Names on the wire: topics, keys, headers, and the partition of a symbol.
+
+Decides: how a preset's topics, their record keys and our headers are spelled, and that partitions
+are murmur2 as in Java clients. Invariants: a symbol has the same partition number in every topic of
+its preset; every key parses back to what built it. Must not know: a broker, a preset's settings.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.times import NS_PER_MS
+
+PREFIX: Final = "seamline"
+LANDING_ROLES: Final[tuple[str, ...]] = ("live", "backfill")
+ROLES: Final[tuple[str, ...]] = (
+    *LANDING_ROLES,
+    *("conformed", "storage", "superseded", "seals", "positions", "gaps"),
+    *("quarantine", "reports", "chunks"),
+)
+SCHEMA_MODES_TOPIC: Final = "seamline.control.schema-modes"
+PINS_TOPIC: Final = "seamline.control.pins"
+AUDIT_TOPIC: Final = "seamline.audit"
+
+# The one key of `positions`, written explicitly to each partition.
+POSITION_KEY: Final = b"position"
+
+HEADER_FINGERPRINT: Final = "seamline-fp"
+FINGERPRINT_HEADER_CHARS: Final = 16
+HEADER_VENUE: Final = "seamline-venue"
+HEADER_WATERMARK_NS: Final = "seamline-watermark-ns"
+# Of a quarantined record: why, and where its bytes were first.
+HEADER_REASON: Final = "seamline-reason"
+HEADER_DETAIL: Final = "seamline-detail"
+HEADER_ORIGIN_TOPIC: Final = "seamline-origin-topic"
+HEADER_ORIGIN_PARTITION: Final = "seamline-origin-partition"
+HEADER_ORIGIN_OFFSET: Final = "seamline-origin-offset"
+HEADER_ORIGIN_TIMESTAMP_MS: Final = "seamline-origin-timestamp-ms"
+
+_SEED: Final = 0x9747B28C
+_MIX: Final = 0x5BD1E995
+_MASK: Final = 0xFFFFFFFF
+_PARTITION_CACHE: Final = 65_536
+
+
+def topic_name(preset_id: str, role: str) -> str:
+    """`seamline.<preset>.<role>`. Raises UsageError for an unknown role."""
+    if role not in ROLES:
+        raise UsageError(
+            "no such topic role", parameter="role", value=role, fix=f"One of {', '.join(ROLES)}"
+        )
+    return f"{PREFIX}.{preset_id}.{role}"
+
+
+def parse_topic(topic: str) -> tuple[str, str]:
+    """`(preset id, role)` of a preset's topic. Raises UsageError for any other name."""
+    head, _, rest = topic.partition(".")
+    preset_id, _, role = rest.rpartition(".")
+    if head != PREFIX or not preset_id or role not in ROLES:
+        raise UsageError("not the topic of a preset", parameter="topic", value=topic)
+    return preset_id, role
+
+
+def subject_of(topic: str) -> str:
+    """TopicNameStrategy."""
+    return f"{topic}-value"
+
+
+def murmur2(data: bytes) -> int:
+    """The hash of Kafka's Java client, as a signed 32-bit number."""
+    length = len(data)
+    h = (_SEED ^ length) & _MASK
+    whole = length & ~3
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * _MIX & _MASK
+        k = (k ^ (k >> 24)) * _MIX & _MASK
+        h = (h * _MIX & _MASK) ^ k
+    if length > whole:
+        h = (h ^ int.from_bytes(data[whole:], "little")) * _MIX & _MASK
+    h = (h ^ (h >> 13)) * _MIX & _MASK
+    h ^= h >> 15
+    return h - (1 << 32) if h >> 31 else h
+
+
+@lru_cache(maxsize=_PARTITION_CACHE)
+def partition_of_key(key: bytes, partitions: int) -> int:
+    """The partition that Java's default partitioner gives to `key`."""
+    if partitions < 1:
+        raise UsageError("needs at least one partition", parameter="partitions", value=partitions)
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def partition_of(symbol: str, partitions: int) -> int:
+    """The partition of a symbol in every topic of its preset."""
+    return partition_of_key(symbol.encode(), partitions)
+
+
+def symbol_key(symbol: str) -> bytes:
+    """Key of landing, conformed, superseded and seals."""
+    return symbol.encode()
+
+
+def storage_key(symbol: str, block_start_ns: int) -> bytes:
+    return _timed_key(symbol, block_start_ns, "block_start_ns")
+
+
+def gap_key(symbol: str, start_ns: int) -> bytes:
+    return _timed_key(symbol, start_ns, "start_ns")
+
+
+def report_key(symbol: str, window_start_ns: int) -> bytes:
+    return _timed_key(symbol, window_start_ns, "window_start_ns")
+
+
+def parse_symbol_key(key: bytes) -> str:
+    """Raises ContractError when the key is not UTF-8."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise ContractError("not a UTF-8 symbol", parameter="key", value=key) from None
+
+
+def parse_storage_key(key: bytes) -> tuple[str, int]:
+    """`(symbol, block_start_ns)`. Raises ContractError for another key."""
+    return _parse_timed_key(key)
+
+
+def parse_gap_key(key: bytes) -> tuple[str, int]:
+    """`(symbol, start_ns)`. Raises ContractError for another key."""
+    return _parse_timed_key(key)
+
+
+def parse_report_key(key: bytes) -> tuple[str, int]:
+    """`(symbol, window_start_ns)`. Raises ContractError for another key."""
+    return _parse_timed_key(key)
+
+
+def _timed_key(symbol: str, time_ns: int, parameter: str) -> bytes:
+    time_ms, rest = divmod(time_ns, NS_PER_MS)
+    if rest:
+        raise UsageError("not whole milliseconds", parameter=parameter, value=time_ns)
+    return f"{symbol}|{time_ms}".encode()
+
+
+def _parse_timed_key(key: bytes) -> tuple[str, int]:
+    try:
+        symbol, separator, time_ms = key.decode().rpartition("|")
+        if not separator or not symbol or time_ms != str(int(time_ms)):
+            raise ValueError
+        return symbol, int(time_ms) * NS_PER_MS
+    except ValueError:
+        raise ContractError("not a key `symbol|milliseconds`", parameter="key", value=key) from None
