@@ -2,7 +2,8 @@
 
 Decides: the three kinds of fault. `UsageError`: an argument or a setting is wrong. `ContractError`:
 the data cannot meet what was required. `TransportError`: another system is unreachable or failing.
-Bad data on its way through the plane is a value (a finding, a quarantined record), never an exception.
+Bad data on its way through the plane is a value (a finding, a quarantined record), never an
+exception.
 
 Invariant: a message names the field, the value and the fix, in this order.
 """

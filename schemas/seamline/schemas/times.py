@@ -31,7 +31,7 @@ _FIX = "Write an ISO time with a zone (2026-01-31T00:00:00Z), an aware datetime,
 
 
 def parse_duration(text: str, *, parameter: str) -> int:
-    """`1m`, `250ms`, `3d` as nanoseconds. Raises UsageError where the unit or the number is missing."""
+    """`1m`, `250ms`, `3d` as nanoseconds. Raises UsageError where unit or number is missing."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise UsageError(
@@ -47,7 +47,8 @@ def parse_time(value: object, *, now_ns: int, parameter: str) -> int:
     """UTC nanoseconds of an aware datetime (pandas.Timestamp included), an ISO text with a zone,
     `now`, or a duration before now (`-3d`).
 
-    Raises UsageError for naive times, bare numbers, other types and times outside int64 nanoseconds.
+    Raises UsageError for naive times, bare numbers, other types and times outside int64
+    nanoseconds.
     """
     if isinstance(value, datetime):
         return _of_datetime(value, parameter)
@@ -84,7 +85,9 @@ def format_duration(duration_ns: int) -> str:
 
 def _of_datetime(value: datetime, parameter: str) -> int:
     if value.tzinfo is None or value.utcoffset() is None:
-        raise UsageError("a naive time, its zone is unknown", parameter=parameter, value=value, fix=_FIX)
+        raise UsageError(
+            "a naive time, its zone is unknown", parameter=parameter, value=value, fix=_FIX
+        )
     delta = value - _EPOCH
     micros = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
     nanos = getattr(value, "nanosecond", 0)  # pandas.Timestamp carries what datetime cannot
