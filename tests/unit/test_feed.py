@@ -146,6 +146,42 @@ def test_trade_ids_that_stay_broken_are_counted_and_let_through() -> None:
     assert (f.holes(), f.counters.id_breaks) == ((), 1)
 
 
+def test_history_without_ids_keeps_the_chain_by_its_counts() -> None:
+    f = feed()
+    f.on_bar(BTC, bar(10, ids=(1, 5)))
+    f.on_bar(BTC, bar(13, ids=(10, 12)))
+    sent = f.on_answer(BTC, 11 * MIN, 13 * MIN, [rest(11, trades=4)])
+    assert minutes(sent) == [11, 13]
+    assert (f.counters.id_breaks, f.counters.empty_cells, f.counters.empty_proved) == (0, 1, 1)
+
+
+def test_a_count_that_does_not_fit_asks_everything_since_the_last_known_id() -> None:
+    f = feed()
+    f.on_bar(BTC, bar(10, ids=(1, 5)))
+    f.on_bar(BTC, bar(12, ids=(10, 12)))
+    assert minutes(f.on_answer(BTC, 11 * MIN, 12 * MIN, [rest(11, trades=3)])) == [11]
+    assert f.holes() == (Hole(BTC, 10 * MIN, 12 * MIN, Cause.TRADE_IDS),)
+    again = [rest(10, trades=5), rest(11, trades=4, close=2.0)]
+    assert minutes(f.on_answer(BTC, 10 * MIN, 12 * MIN, again)) == [10, 11, 12]
+    assert f.counters.id_breaks_kept == 0
+
+
+def test_an_anchor_too_far_behind_is_not_asked_again() -> None:
+    f = feed(limits=FeedLimits(reasked_bars=2))
+    f.on_bar(BTC, bar(10, ids=(1, 5)))
+    f.on_connected(13 * MIN)
+    f.on_answer(BTC, 11 * MIN, 13 * MIN, [rest(11, trades=1), rest(12, trades=1)])
+    assert minutes(f.on_bar(BTC, bar(13, ids=(99, 99)))) == [13]
+    assert (f.counters.id_breaks, f.counters.id_breaks_kept) == (0, 1)
+
+
+def test_a_null_says_nothing_and_a_value_for_a_null_is_new() -> None:
+    d = BarDedupe()
+    full = bar(1, ids=(1, 5))
+    assert d.new(BTC, [rest(1)]) and d.new(BTC, [full]) == [full]
+    assert d.new(BTC, [rest(1), full]) == []
+
+
 def test_bars_without_trades_do_not_break_the_chain_of_ids() -> None:
     f = feed()
     f.on_bar(BTC, bar(10, ids=(1, 5)))

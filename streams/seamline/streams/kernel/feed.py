@@ -17,7 +17,6 @@ and may run at any speed, `local_ns` is a monotonic local clock that patience is
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,8 @@ from seamline.schemas.errors import ContractError
 NULL_ID = -1
 REMEMBERED_BARS = 4_096
 REMEMBERED_TRADES = 65_536
+
+Content = tuple[float | int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,16 @@ class FeedBar:
     source: int
     received_time_ns: int
 
-    def content(self) -> tuple[float | int | None, ...]:
-        """What two bars of one identity are compared by: source and arrival are outside."""
+    def content(self) -> Content:
+        """What two bars of one identity are compared by: source and arrival are outside. None is
+        null; a NaN price reads as None too, so that a bar with it is given once, not for ever."""
         prices = (self.open, self.high, self.low, self.close)
         floats = (*prices, self.volume, self.quote_volume)
-        ids = (self.trades, self.first_trade_id, self.last_trade_id)
-        # NaN equals nothing, itself included: as None a bar with NaN is given once, not for ever.
-        return (*(None if math.isnan(f) else f + 0.0 for f in floats), *ids)
+        whole = (self.trades, self.first_trade_id, self.last_trade_id)
+        return (
+            *(None if math.isnan(f) else f + 0.0 for f in floats),
+            *(None if w == NULL_ID else w for w in whole),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class FeedLimits:
     remembered_bars: int = REMEMBERED_BARS
     remembered_trades: int = REMEMBERED_TRADES
     held_bars: int = 2_048
+    reasked_bars: int = 480
     overdue_ns: int = 2_000_000_000
 
 
@@ -70,11 +75,15 @@ class FeedLimits:
 
 
 class BarDedupe:
-    """Bars already given, by identity and content, the newest `remembered` of each symbol."""
+    """Bars already given, by identity and content, the newest `remembered` of each symbol.
+
+    A null says nothing: a bar whose other fields are equal (REST tells no trade ids) is a repeat,
+    and one that has a value where there was a null is new.
+    """
 
     def __init__(self, remembered: int = REMEMBERED_BARS) -> None:
         self._remembered = remembered
-        self._given: dict[str, OrderedDict[int, tuple[float | int | None, ...]]] = {}
+        self._given: dict[str, OrderedDict[int, Content]] = {}
         self.repeats = 0
 
     def new(self, symbol: str, bars: Iterable[FeedBar]) -> list[FeedBar]:
@@ -82,10 +91,12 @@ class BarDedupe:
         given = self._given.setdefault(symbol, OrderedDict())
         fresh = []
         for bar in bars:
-            content = bar.content()
-            if given.get(bar.open_time_ns) == content:
-                self.repeats += 1
-                continue
+            known, content = given.get(bar.open_time_ns), bar.content()
+            if known is not None:
+                content = tuple(k if c is None else c for c, k in zip(content, known, strict=True))
+                if content == known:
+                    self.repeats += 1
+                    continue
             given[bar.open_time_ns] = content
             given.move_to_end(bar.open_time_ns)
             if len(given) > self._remembered:
@@ -168,14 +179,36 @@ class FeedCounters:
     hold_overflow: int = 0
     holes: int = 0
     id_breaks: int = 0
+    id_breaks_kept: int = 0
     empty_cells: int = 0
     empty_proved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Trade ids so far: the newest bar that told ids, and the id that has to come next.
+
+    A bar without ids (REST tells none) but with a count moves `next_id` on by it; a bar without a
+    count makes it unknown.
+    """
+
+    anchor_ns: int
+    anchor_first_id: int
+    next_id: int | None
+
+    def after(self, bar: FeedBar) -> _Chain:
+        if NULL_ID not in (bar.first_trade_id, bar.last_trade_id):
+            return _Chain(bar.open_time_ns, bar.first_trade_id, bar.last_trade_id + 1)
+        if bar.trades == NULL_ID or self.next_id is None:
+            return replace(self, next_id=None)
+        return replace(self, next_id=self.next_id + bar.trades)
 
 
 @dataclass(slots=True)
 class _Symbol:
     expected_ns: int
-    last: FeedBar | None = None
+    newest_ns: int | None = None
+    chain: _Chain | None = None
     hole: Hole | None = None
     held: dict[int, FeedBar] = field(default_factory=dict)
     rechecked_ns: int | None = None
@@ -232,9 +265,7 @@ class BarFeed:
     def seed(self, symbol: str, bar: FeedBar) -> None:
         """Take `bar` as already sent (read back from the log on start). Sends nothing."""
         self._dedupe.new(symbol, [bar])
-        state = self._symbols[symbol]
-        if state.last is None or bar.open_time_ns > state.last.open_time_ns:
-            state.last = bar
+        self._note(self._symbols[symbol], bar)
 
     def on_connected(self, venue_ns: int) -> None:
         """A socket is subscribed: bars that closed before this instant come from history only."""
@@ -285,17 +316,19 @@ class BarFeed:
         )
         if start_ns > state.expected_ns:
             return []
-        self._count_empty(
-            state, range(max(start_ns, state.expected_ns), end_ns, self._interval_ns), answered
-        )
+        cells = range(max(start_ns, state.expected_ns), end_ns, self._interval_ns)
+        have = {b.open_time_ns for b in answered} | state.held.keys()
+        empty = sum(cell not in have for cell in cells)
         # Of one cell the higher authority goes last. Equal content is then dropped as a repeat,
         # other content is the worker's to decide.
         waiting = [state.held.pop(t) for t in sorted(state.held) if t < end_ns]
-        out = self._send(
-            symbol, sorted([*answered, *waiting], key=lambda b: (b.open_time_ns, -b.source))
-        )
-        for bar in [*answered, *waiting]:
-            self._note(state, bar)
+        rows = sorted([*answered, *waiting], key=lambda b: (b.open_time_ns, -b.source))
+        out = self._send(symbol, rows)
+        self._follow(state, start_ns, rows)
+        self.counters.empty_cells += empty
+        if state.chain is not None and end_ns in state.held:
+            proved = state.held[end_ns].first_trade_id == state.chain.next_id
+            self.counters.empty_proved += empty * proved
         state.expected_ns = max(state.expected_ns, end_ns)
         hole = state.hole
         if hole is not None:
@@ -310,8 +343,8 @@ class BarFeed:
             if bar is None or self._ids_break(symbol, state, bar):
                 break
             del state.held[state.expected_ns]
-            out += self._send(symbol, [bar])
             self._note(state, bar)
+            out += self._send(symbol, [bar])
             state.expected_ns += self._interval_ns
         hole = state.hole
         if hole is not None and hole.cause is not Cause.TRADE_IDS:
@@ -322,18 +355,22 @@ class BarFeed:
         return out
 
     def _ids_break(self, symbol: str, state: _Symbol, bar: FeedBar) -> bool:
-        """Whether `bar` has to wait until the bar before it was asked again."""
-        last = state.last
-        if last is None or NULL_ID in (last.last_trade_id, bar.first_trade_id):
+        """Whether `bar` has to wait until what lies before it was asked again."""
+        chain = state.chain
+        if chain is None or chain.next_id is None or bar.first_trade_id == NULL_ID:
             return False
-        if bar.first_trade_id == last.last_trade_id + 1 or state.rechecked_ns == last.open_time_ns:
+        if bar.first_trade_id == chain.next_id:
+            return False
+        too_far = bar.open_time_ns - chain.anchor_ns > self._limits.reasked_bars * self._interval_ns
+        if too_far or state.rechecked_ns == chain.anchor_ns:
+            self.counters.id_breaks_kept += 1
             return False
         if state.hole is not None:
             return True
         self.counters.id_breaks += 1
         self.counters.holes += 1
-        state.rechecked_ns = last.open_time_ns
-        state.hole = Hole(symbol, last.open_time_ns, bar.open_time_ns, Cause.TRADE_IDS)
+        state.rechecked_ns = chain.anchor_ns
+        state.hole = Hole(symbol, chain.anchor_ns, bar.open_time_ns, Cause.TRADE_IDS)
         return True
 
     def _hold(self, state: _Symbol, bar: FeedBar) -> None:
@@ -358,27 +395,26 @@ class BarFeed:
             self.counters.holes += 1
             state.hole = Hole(symbol, state.expected_ns, end_ns, cause)
 
-    def _count_empty(self, state: _Symbol, cells: range, answered: Sequence[FeedBar]) -> None:
-        """Count cells without a bar, and those where the trade ids prove that nobody traded."""
-        known = [state.last] if state.last is not None else []
-        chain = sorted([*known, *answered, *state.held.values()], key=lambda b: b.open_time_ns)
-        have = {b.open_time_ns for b in chain}
-        traded = [b for b in chain if NULL_ID not in (b.first_trade_id, b.last_trade_id)]
-        times = [b.open_time_ns for b in traded]
-        for cell in cells:
-            if cell in have:
-                continue
-            self.counters.empty_cells += 1
-            after = bisect_left(times, cell)
-            if 0 < after < len(times):
-                before, following = traded[after - 1], traded[after]
-                self.counters.empty_proved += following.first_trade_id == before.last_trade_id + 1
-
     def _note(self, state: _Symbol, bar: FeedBar) -> None:
-        # A bar without trades has no ids: the chain goes on from the last one that has.
-        last = state.last
-        if last is None or (bar.open_time_ns >= last.open_time_ns and bar.last_trade_id != NULL_ID):
-            state.last = bar
+        """Take a bar into the chain of trade ids when it is newer than what is there."""
+        if state.newest_ns is not None and bar.open_time_ns <= state.newest_ns:
+            return
+        state.newest_ns = bar.open_time_ns
+        if state.chain is not None:
+            state.chain = state.chain.after(bar)
+        elif NULL_ID not in (bar.first_trade_id, bar.last_trade_id):
+            state.chain = _Chain(bar.open_time_ns, bar.first_trade_id, bar.last_trade_id + 1)
+
+    def _follow(self, state: _Symbol, start_ns: int, rows: Sequence[FeedBar]) -> None:
+        """Take history's rows into the chain; when they begin at its anchor they rebuild it."""
+        chain = state.chain
+        if chain is not None and rows and start_ns == chain.anchor_ns == rows[0].open_time_ns:
+            state.chain = replace(chain, next_id=chain.anchor_first_id)
+            state.newest_ns = start_ns - 1
+        by_time = {b.open_time_ns: b for b in rows if b.first_trade_id == NULL_ID}
+        by_time |= {b.open_time_ns: b for b in rows if b.first_trade_id != NULL_ID}
+        for time_ns in sorted(by_time):
+            self._note(state, by_time[time_ns])
 
     def _send(self, symbol: str, bars: Sequence[FeedBar]) -> list[FeedBar]:
         fresh = self._dedupe.new(symbol, bars)
