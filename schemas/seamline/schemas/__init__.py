@@ -1,1 +1,1 @@
-"""What the data is: schemas of record, codec, names, digests. Pure: no clock, no files, no network."""
+"""What the data is: schemas of record, codec, names, digests. Pure: no clock, file or network."""

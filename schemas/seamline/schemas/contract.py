@@ -219,6 +219,7 @@ _RULES: Final[Mapping[str, Mapping[str, SubjectRule]]] = {
         positions="position",
         gaps="gap",
         reports="report",
+        chunks="chunk",
     ),
     "trades": _rules(("trade",), ("trade",), positions="position"),
 }

@@ -114,6 +114,11 @@ def report_key(symbol: str, window_start_ns: int) -> bytes:
     return _timed_key(symbol, window_start_ns, "window_start_ns")
 
 
+def chunk_key(symbol: str, start_ns: int, end_ns: int) -> bytes:
+    """`symbol|start_ms|end_ms`: a chunk is named by its whole range."""
+    return _timed_key(_timed_key(symbol, start_ns, "start_ns").decode(), end_ns, "end_ns")
+
+
 def parse_symbol_key(key: bytes) -> str:
     """Raises ContractError when the key is not UTF-8."""
     try:
@@ -135,6 +140,13 @@ def parse_gap_key(key: bytes) -> tuple[str, int]:
 def parse_report_key(key: bytes) -> tuple[str, int]:
     """`(symbol, window_start_ns)`. Raises ContractError for another key."""
     return _parse_timed_key(key)
+
+
+def parse_chunk_key(key: bytes) -> tuple[str, int, int]:
+    """`(symbol, start_ns, end_ns)`. Raises ContractError for another key."""
+    head, end_ns = _parse_timed_key(key)
+    symbol, start_ns = _parse_timed_key(head.encode())
+    return symbol, start_ns, end_ns
 
 
 def _timed_key(symbol: str, time_ns: int, parameter: str) -> bytes:
