@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from seamline.sdk.cli import venue_sim
+
 app = typer.Typer(
     name="seamline",
     help="An event-streaming data plane for market data: history and live in one proven stream.",
@@ -11,6 +13,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def seamline() -> None:
+    """A callback keeps `seamline NAME` a name when there is only one command."""
+
+
+venue_sim.register(app)
 
 
 def run() -> None:

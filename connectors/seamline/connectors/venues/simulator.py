@@ -1,0 +1,326 @@
+"""The venue simulator: a local server that speaks Binance's public spot protocol in simulated time.
+
+Decides: settings, REST answers, start and stop. Invariants: REST and WebSocket show the same market
+at the same simulated time; the last kline of `/klines` is open when its minute is; only faults that
+were asked for happen, and `/sim/status` counts them. Must not know: who connects.
+
+Besides the venue's own paths there are `GET /sim/status` (counters) and `POST /sim/drop-sockets`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from seamline.connectors.venues.binance_shapes import (
+    INTERVAL,
+    WEIGHTS,
+    error_body,
+    exchange_info,
+    kline_row,
+)
+from seamline.connectors.venues.file_market import FileMarket
+from seamline.connectors.venues.market import MINUTE_MS, Market
+from seamline.connectors.venues.simulated_clock import RunningClock, SimulatedClock
+from seamline.connectors.venues.simulated_market import MarketSettings, SimulatedMarket
+from seamline.connectors.venues.simulator_sockets import Feed, SocketRules
+from seamline.connectors.venues.venue_events import EventSchedule, dumped
+from seamline.connectors.venues.venue_faults import Fault, FaultPlan
+from seamline.connectors.venues.weight_limit import WeightLimit, WeightRules
+from seamline.schemas.errors import UsageError
+from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_time
+
+KLINES_MAX = 1_000
+KLINES_DEFAULT = 500
+DAY_NS = 86_400 * NS_PER_S
+# A kline is sent some milliseconds after its close: the clock goes on for so long after `until`.
+UNTIL_GRACE_NS = NS_PER_S
+REAL_UPDATE_MS = 250
+KLINE_UPDATE_MS = 2_000
+
+Reply = tuple[int, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorConfig:
+    """Settings of one simulator. Times are simulated UTC nanoseconds, `_s` are real seconds.
+
+    `speed` is simulated seconds per real second. The clock starts at `start_ns` with the server,
+    does not pass the real present, and stops at `until_ns`: klines that close up to then are sent,
+    sockets stay open. `data` maps symbols to CSV or parquet files; with it, there is no other
+    market and `symbols` may be left empty. `port` 0 takes a free one.
+    """
+
+    start_ns: int
+    symbols: tuple[str, ...] = ()
+    speed: float = 1.0
+    until_ns: int | None = None
+    market: MarketSettings = field(default_factory=MarketSettings)
+    data: Mapping[str, Path] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    weights: WeightRules = field(default_factory=WeightRules)
+    host: str = "127.0.0.1"
+    port: int = 0
+    session_ns: int = DAY_NS
+    ping_interval_s: float = 20.0
+    pong_timeout_s: float = 60.0
+
+
+def market_of(config: SimulatorConfig) -> Market:
+    """The market that a configuration describes. Raises UsageError for wrong symbols and files."""
+    if not config.data:
+        return SimulatedMarket(config.symbols, config.market)
+    without = sorted(set(config.symbols) - config.data.keys())
+    if without:
+        raise UsageError(
+            "no file for this symbol",
+            parameter="data",
+            value=without[0],
+            fix=f"Add --data {without[0]}=FILE, or leave the symbol out",
+        )
+    return FileMarket(config.data, config.market.seed)
+
+
+class VenueSimulator:
+    """One server. `async with VenueSimulator(config) as venue:` starts and stops it.
+
+    `clock` and `market` replace what the configuration describes; tests pass a `ManualClock`.
+    Raises UsageError for wrong settings, on construction, and for a port in use, on `start`.
+    """
+
+    def __init__(
+        self,
+        config: SimulatorConfig,
+        *,
+        clock: SimulatedClock | None = None,
+        market: Market | None = None,
+    ) -> None:
+        self._config = config
+        self.market = market or market_of(config)
+        self._given_clock = clock
+        self._limit = WeightLimit(config.weights)
+        self._requests: Counter[str] = Counter()
+        self._runner: web.AppRunner | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._port = 0
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://{self._config.host}:{self._port}"
+
+    @property
+    def ws_url(self) -> str:
+        """Without a path; `/ws` and `/stream` are below it."""
+        return f"ws://{self._config.host}:{self._port}"
+
+    @property
+    def clock(self) -> SimulatedClock:
+        return self._clock
+
+    async def start(self) -> None:
+        config = self._config
+        until_ns = None if config.until_ns is None else config.until_ns + UNTIL_GRACE_NS
+        self._clock = self._given_clock or RunningClock(config.start_ns, config.speed, until_ns)
+        schedule = EventSchedule(
+            self.market,
+            update_ms=max(KLINE_UPDATE_MS, int(REAL_UPDATE_MS * config.speed)),
+            trade_batch_ms=int(REAL_UPDATE_MS * config.speed),
+        )
+        rules = SocketRules(
+            config.session_ns // NS_PER_MS, config.ping_interval_s, config.pong_timeout_s
+        )
+        plan = FaultPlan(config.market.seed, config.faults)
+        self._feed = Feed(schedule, self._clock, plan, rules)
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=2.0
+        )
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, config.host, config.port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise UsageError(
+                f"cannot listen there: {error.strerror}",
+                parameter="port",
+                value=config.port,
+                fix="Give another port, or 0 for a free one",
+            ) from error
+        self._port = self._runner.addresses[0][1]
+        self._pump = asyncio.create_task(self._feed.run())
+
+    async def stop(self) -> None:
+        """Close all sockets and the server. Raises what broke the feed, if something did."""
+        if self._runner is None or self._pump is None:
+            return
+        self._feed.close_all()
+        await self._runner.cleanup()
+        self._runner = None
+        self._pump.cancel()
+        try:
+            await self._pump
+        except asyncio.CancelledError:
+            self._pump = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def status(self) -> dict[str, Any]:
+        """What `/sim/status` answers."""
+        tally, config = self._feed.tally, self._config
+        return {
+            "feeding": self._pump is not None and not self._pump.done(),
+            "time": format_time(self._clock.now_ns()),
+            "speed": config.speed,
+            "symbols": [listing.symbol for listing in self.market.listings.values()],
+            "sockets": {
+                "open": self._feed.sessions,
+                "opened": tally.opened,
+                "ended": dict(tally.ended),
+            },
+            "streams": dict(self._feed.streams()),
+            "frames": {"sent": tally.frames_sent, "lost": tally.frames_lost},
+            "faults": [
+                {"fault": fault.text, "hits": tally.fault_hits[index]}
+                for index, fault in enumerate(config.faults)
+            ],
+            "recent_faults": list(tally.recent),
+            "requests": dict(self._requests),
+            "used_weight": self._limit.used,
+        }
+
+    def _application(self) -> web.Application:
+        app = web.Application()
+        rest = {
+            "ping": self._ping,
+            "time": self._time,
+            "exchangeInfo": self._exchange_info,
+            "klines": self._klines,
+        }
+        for name, handler in rest.items():
+            app.router.add_get(f"/api/v3/{name}", self._weighed(name, handler))
+        app.router.add_get("/ws", self._socket)
+        app.router.add_get("/ws/{streams:.+}", self._socket)
+        app.router.add_get("/stream", self._combined_socket)
+        app.router.add_get("/sim/status", self._sim_status)
+        app.router.add_post("/sim/drop-sockets", self._sim_drop)
+        return app
+
+    def _weighed(
+        self, name: str, handler: Callable[[web.Request], Reply]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            weight = WEIGHTS[name]
+            admission = self._limit.admit(weight, time.monotonic())
+            headers = {
+                "X-MBX-USED-WEIGHT": str(admission.used),
+                "X-MBX-USED-WEIGHT-1M": str(admission.used),
+            }
+            if admission.status == 200:
+                status, body = handler(request)
+            else:
+                status, body = admission.status, error_body(-1003, _too_much(admission.status))
+                headers["Retry-After"] = str(admission.retry_after_s)
+            self._requests[f"{name} {status}"] += 1
+            return web.json_response(body, status=status, headers=headers, dumps=dumped)
+
+        return answer
+
+    def _now_ms(self) -> int:
+        return self._clock.now_ns() // NS_PER_MS
+
+    def _ping(self, request: web.Request) -> Reply:
+        return 200, {}
+
+    def _time(self, request: web.Request) -> Reply:
+        return 200, {"serverTime": self._now_ms()}
+
+    def _exchange_info(self, request: web.Request) -> Reply:
+        listings = list(self.market.listings.values())
+        asked = _asked_symbols(request.query)
+        if asked is not None:
+            if not asked <= self.market.listings.keys():
+                return 400, error_body(-1121, "Invalid symbol.")
+            listings = [listing for listing in listings if listing.venue_symbol in asked]
+        return 200, exchange_info(listings, self._now_ms(), self._config.weights.limit)
+
+    def _klines(self, request: web.Request) -> Reply:
+        query = request.query
+        for name in ("symbol", "interval"):
+            if not query.get(name):
+                text = f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed."
+                return 400, error_body(-1102, text)
+        if query["symbol"] not in self.market.listings:
+            return 400, error_body(-1121, "Invalid symbol.")
+        if query["interval"] != INTERVAL:
+            return 400, error_body(-1120, "Invalid interval.")
+        numbers: dict[str, int] = {}
+        for name in ("limit", "startTime", "endTime"):
+            text = query.get(name, "")
+            if name in query:
+                if not (text.isascii() and text.isdigit() and len(text) <= 18):
+                    legal = f"Illegal characters found in parameter '{name}'; legal range is"
+                    return 400, error_body(-1100, f"{legal} '^[0-9]{{1,20}}$'.")
+                numbers[name] = int(text)
+        limit = min(numbers.get("limit", KLINES_DEFAULT), KLINES_MAX)
+        if limit == 0:
+            return 400, error_body(-1130, "Data sent for parameter 'limit' is not valid.")
+        return 200, self._rows(query["symbol"], numbers.get("startTime"), numbers, limit)
+
+    def _rows(
+        self, venue_symbol: str, start_ms: int | None, numbers: Mapping[str, int], limit: int
+    ) -> list[list[Any]]:
+        """Both ends are inclusive and speak of open times. Without a start: the newest ones."""
+        now_ms = self._now_ms()
+        end_ms = min(numbers.get("endTime", now_ms), now_ms) + 1
+        klines = self.market.page(
+            venue_symbol, start_ms or 0, end_ms, limit, newest=start_ms is None
+        )
+        if klines and klines[-1].open_ms + MINUTE_MS > now_ms:
+            still_open = self.market.as_of(venue_symbol, klines[-1].open_ms, now_ms)
+            klines[-1:] = [] if still_open is None else [still_open]
+        return [kline_row(kline) for kline in klines]
+
+    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        path = request.match_info.get("streams", "")
+        return await self._feed.serve(request, [name for name in path.split("/") if name], False)
+
+    async def _combined_socket(self, request: web.Request) -> web.WebSocketResponse:
+        names = request.query.get("streams", "").split("/")
+        return await self._feed.serve(request, [name for name in names if name], True)
+
+    async def _sim_status(self, request: web.Request) -> web.Response:
+        return web.json_response(self.status())
+
+    async def _sim_drop(self, request: web.Request) -> web.Response:
+        return web.json_response({"dropped": self._feed.drop_all("control")})
+
+
+def _asked_symbols(query: Mapping[str, str]) -> set[str] | None:
+    if "symbol" in query:
+        return {query["symbol"]}
+    if "symbols" in query:
+        return {part.strip('" ') for part in query["symbols"].strip("[]").split(",")}
+    return None
+
+
+def _too_much(status: int) -> str:
+    if status == 418:
+        return "Way too much request weight used; IP banned. Please use WebSocket Streams."
+    return "Too much request weight used. Please use WebSocket Streams for live updates."
