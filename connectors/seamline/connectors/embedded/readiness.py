@@ -1,0 +1,180 @@
+"""When is a started process ready, and if it never will be, why.
+
+Decides: what counts as ready (the broker answers with the id of *our* cluster, the registry lists
+its subjects), how long that may take, and which sentence a person gets from a log. Invariants:
+every wait has a deadline; only what was logged after this start is blamed. Must not know: how to
+start anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from seamline.connectors.embedded.ports import HOST
+from seamline.connectors.embedded.processes import Running, is_alive
+from seamline.connectors.embedded.settings import REGISTRY_API
+from seamline.connectors.kafka.cluster import Cluster
+from seamline.connectors.kafka.probe import ask_cluster
+from seamline.schemas.errors import TransportError
+
+POLL_S = 0.05
+ASK_S = 5.0
+TAIL_BYTES = 64 << 10
+SHOWN_CHARS = 300
+
+
+class PortTakenError(TransportError):
+    """Somebody took the port between our question and the server's bind."""
+
+
+# What the logs say -> what it means and what to do. First match wins.
+CAUSES = (
+    (
+        "No space left on device",
+        "the disk is full",
+        "Free some space, or name another directory with --dir",
+    ),
+    (
+        "Failed to acquire lock on file",
+        "another broker uses this directory",
+        "End it, or name another directory with --dir",
+    ),
+    (
+        "Database may be already in use",
+        "another registry uses this directory",
+        "End it, or name another directory with --dir",
+    ),
+    (
+        "UnsupportedClassVersionError",
+        "this Java is too old",
+        "Use Java 21 or newer, or unset SEAMLINE_JAVA",
+    ),
+    ("OutOfMemoryError", "Java has not enough memory", "Free some memory"),
+    ("insufficient memory for the Java", "Java has not enough memory", "Free some memory"),
+    ("Permission denied", "a file may not be read or written", "Mend the directory's permissions"),
+)
+PORT_TAKEN = ("Address already in use", "BindException", "seems to be in use by another process")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server on its way up. `logs` are its log files with the size each had before the start."""
+
+    name: str
+    process: Running
+    directory: Path
+    port: int
+    logs: tuple[tuple[Path, int], ...]
+
+
+def await_broker(server: Started, cluster_id: str, deadline: float) -> None:
+    """Return when the broker answers. `deadline` is on the monotonic clock.
+
+    Raises TransportError when it ends or stays silent, PortTakenError for another cluster.
+    """
+    cluster = Cluster(f"{HOST}:{server.port}")
+    while True:
+        _require_alive(server, deadline)
+        if _accepts(server.port):
+            found = _cluster_id(cluster)
+            if found == cluster_id:
+                return
+            if found is not None:
+                raise PortTakenError(
+                    "another Kafka cluster answers on this port",
+                    parameter="kafka_port",
+                    value=server.port,
+                    fix="Give another port",
+                )
+        time.sleep(POLL_S)
+
+
+def await_registry(server: Started, deadline: float) -> None:
+    """Return when the registry lists its subjects; raises as `await_broker` does."""
+    while True:
+        _require_alive(server, deadline)
+        if registry_answers(server.port):
+            return
+        time.sleep(POLL_S)
+
+
+def registry_answers(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=ASK_S)
+    try:
+        connection.request("GET", f"{REGISTRY_API}/subjects")
+        response = connection.getresponse()
+        return response.status == 200 and response.read(1) == b"["
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def sizes_of(paths: tuple[Path, ...]) -> tuple[tuple[Path, int], ...]:
+    return tuple((path, path.stat().st_size if path.exists() else 0) for path in paths)
+
+
+def failure(server: Started, head: str) -> TransportError:
+    """The error for a server that will not come up, with the cause that its logs give."""
+    text = "\n".join(_since(path, start) for path, start in server.logs)
+    log = str(server.logs[0][0])
+    if any(phrase in text for phrase in PORT_TAKEN):
+        return PortTakenError(
+            "something else listens on this port",
+            parameter=f"{server.name}_port",
+            value=server.port,
+            fix="Give another port, or none: a free one is found",
+        )
+    for phrase, meaning, fix in CAUSES:
+        if phrase in text:
+            return TransportError(
+                f"{head}: {meaning}", parameter=server.name, value=log, fix=fix, retriable=False
+            )
+    last = _last_complaint(text)
+    return TransportError(
+        f"{head}{': ' + last if last else ''}",
+        parameter=server.name,
+        value=log,
+        fix="The log says more",
+    )
+
+
+def _require_alive(server: Started, deadline: float) -> None:
+    if not is_alive(server.process, server.directory):
+        raise failure(server, "it ended while starting")
+    if time.monotonic() >= deadline:
+        raise failure(server, "it runs but does not answer in time")
+
+
+def _cluster_id(cluster: Cluster) -> str | None:
+    with contextlib.suppress(TransportError):
+        return ask_cluster(cluster, ASK_S).cluster_id
+    return None
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(ASK_S)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _since(path: Path, start: int) -> str:
+    """The end of what was logged after `start` (from the beginning where the file has rolled)."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(start if size >= start else 0, size - TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _last_complaint(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    bad = [line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line]
+    return (bad or lines or [""])[-1][:SHOWN_CHARS]
