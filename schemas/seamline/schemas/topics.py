@@ -34,6 +34,9 @@ HEADER_WATERMARK_NS: Final = "seamline-watermark-ns"
 # Of a quarantined record: why, and where its bytes were first.
 HEADER_REASON: Final = "seamline-reason"
 HEADER_DETAIL: Final = "seamline-detail"
+# Of bytes that a connector could not read: the source they came from, and the connector's clock.
+HEADER_SOURCE: Final = "seamline-source"
+HEADER_FIRST_FAILURE_NS: Final = "seamline-first-failure-ns"
 HEADER_ORIGIN_TOPIC: Final = "seamline-origin-topic"
 HEADER_ORIGIN_PARTITION: Final = "seamline-origin-partition"
 HEADER_ORIGIN_OFFSET: Final = "seamline-origin-offset"
