@@ -10,7 +10,6 @@ Must not know: which schema id means which schema; the caller groups records by 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from seamline.schemas import codec_kernels as kernels
 from seamline.schemas.codec_kernels import REASONS
 from seamline.schemas.columns import I4, I8, PRICE_FIELDS, U1, BarColumns, Bool, ConformedColumns
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.records import decode_record, encode_record, frame
 from seamline.schemas.times import NS_PER_MS, NS_PER_US
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
     "DecodedBars",
     "DecodedConformed",
     "SymbolTable",
+    "decode_record",
     "encode_bars",
     "encode_conformed",
+    "encode_record",
     "frame",
     "schema_ids",
 ]
-
-SCHEMA_ID_MAX = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,13 +156,6 @@ class ConformedDecoder:
             origin=small[2],
         )
         return DecodedConformed(sid, columns, code == 0, code, small[3].view(np.bool_))
-
-
-def frame(schema_id: int) -> bytes:
-    """The five bytes before every value."""
-    if not 0 <= schema_id <= SCHEMA_ID_MAX:
-        raise UsageError("not a schema id", parameter="schema_id", value=schema_id)
-    return struct.pack(">BI", 0, schema_id)
 
 
 def schema_ids(values: Sequence[bytes]) -> I8:
