@@ -65,6 +65,14 @@ def broker_properties(data: Path, port: int, controller_port: int) -> str:
     return "".join(f"{key}={value}\n" for key, value in sorted({**BROKER, **here}.items()))
 
 
+def container_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """`settings` as the variables that the project's own container image reads."""
+    return {
+        "KAFKA_" + key.replace("_", "__").replace("-", "___").replace(".", "_").upper(): value
+        for key, value in settings.items()
+    }
+
+
 def broker_logging(folder: Path) -> str:
     """log4j2 properties: one file that rolls, nothing on the console."""
     return f"""\

@@ -1,0 +1,3 @@
+"""Makes the stack and its fixtures known to every folder of tests."""
+
+pytest_plugins = ["stack_fixture"]
