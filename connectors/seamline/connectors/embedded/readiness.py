@@ -8,10 +8,13 @@ start anything.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import socket
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,15 +107,29 @@ def await_registry(server: Started, deadline: float) -> None:
 
 
 def registry_answers(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=ASK_S)
+    return registry_complaint(f"http://{HOST}:{port}{REGISTRY_API}") is None
+
+
+def registry_complaint(url: str, auth: str | None = None, timeout_s: float = ASK_S) -> str | None:
+    """None when the registry at `url` lists its subjects, else what is wrong.
+
+    `auth` is `user:password`.
+    """
+    headers = {"Accept": "application/json"}
+    if auth is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
+    request = urllib.request.Request(f"{url}/subjects", headers=headers)
+    # Never by way of a proxy: the embedded one is on this machine, others are named directly.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        connection.request("GET", f"{REGISTRY_API}/subjects")
-        response = connection.getresponse()
-        return response.status == 200 and response.read(1) == b"["
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+        with opener.open(request, timeout=timeout_s) as response:
+            listed = response.read(1) == b"["
+            return None if listed else "it does not answer as a schema registry"
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"HTTP {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return str(getattr(error, "reason", None) or error or type(error).__name__)
 
 
 def sizes_of(paths: tuple[Path, ...]) -> tuple[tuple[Path, int], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from seamline.sdk.cli import venue_sim
+from seamline.sdk.cli import stack, venue_sim
 
 app = typer.Typer(
     name="seamline",
@@ -20,6 +20,7 @@ def seamline() -> None:
     """A callback keeps `seamline NAME` a name when there is only one command."""
 
 
+stack.register(app)
 venue_sim.register(app)
 
 
