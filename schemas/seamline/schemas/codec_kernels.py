@@ -34,10 +34,12 @@ UNION = 9
 SYMBOLS_FULL = 10
 COUNT = 11
 DIGEST = 12
+ORDER = 13
+SPAN = 14
 REASONS: tuple[str, ...] = (
     *("ok", "not_framed", "truncated", "trailing_bytes", "bad_number", "bad_enum", "bad_boolean"),
     *("bad_symbol", "invalid_timestamp", "bad_union", "too_many_symbols", "bad_count"),
-    "bad_digest",
+    *("bad_digest", "bad_order", "outside_span"),
 )
 
 FRAME_BYTES = 5

@@ -21,10 +21,9 @@ import fastavro
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.times import NS_PER_MS, NS_PER_US
+from seamline.schemas.wire import FRAME_BYTES, frame, whole_one
 
 INT64_MAX: Final = 2**63 - 1
-FRAME_BYTES: Final = 5
-SCHEMA_ID_MAX: Final = 2**32 - 1
 _UNITS: Final = {"timestamp-millis": NS_PER_MS, "timestamp-micros": NS_PER_US}
 # A clock reading: what the wire cannot hold is cut, not refused.
 _CUT: Final = "received_time_ns"
@@ -38,13 +37,6 @@ class _Shape:
     parsed: Any
     fields: Mapping[str, tuple[str, int]]
     defaults: Mapping[str, Any]
-
-
-def frame(schema_id: int) -> bytes:
-    """The five bytes of the Confluent wire format before every value."""
-    if not 0 <= schema_id <= SCHEMA_ID_MAX:
-        raise UsageError("not a schema id", parameter="schema_id", value=schema_id)
-    return struct.pack(">BI", 0, schema_id)
 
 
 def encode_record(name: str, record: Mapping[str, Any], schema_id: int) -> bytes:
@@ -101,10 +93,9 @@ def _to_wire(parameter: str, value: Any, unit: int) -> Any:
         return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ContractError("not an int of nanoseconds", parameter=parameter, value=value)
-    units, rest = divmod(int(value), unit)
-    if rest and parameter != _CUT:
-        raise ContractError(f"not whole units of {unit} ns", parameter=parameter, value=value)
-    return units
+    if parameter == _CUT:
+        return int(value) // unit
+    return whole_one(int(value), unit, parameter)
 
 
 def _to_ns(value: Any, unit: int) -> Any:
