@@ -1,0 +1,167 @@
+"""One WebSocket connection to Binance's combined streams, as a client.
+
+Decides: how a connection is made, subscribed and watched. Invariants: frames come in the order of
+the socket and none is left out, malformed ones included; a connection that is lost, silent or
+refused ends with a TransportError that says which, never with silence; nothing here connects again:
+that is the caller's, who knows what was missed. Back-pressure is the socket's own: who reads slowly
+makes the venue wait, and in the end disconnect. Must not know: Kafka, holes, reconnect policy.
+
+    async with BinanceStream(endpoints, [venue.stream("kline_1m")]) as stream:
+        async for frame in stream.frames():
+            ...                       # KlineFrame | TradeFrame | Reply | Notice | Malformed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from seamline.connectors.venues.binance import BinanceEndpoints
+from seamline.connectors.venues.binance_parse import Frame, Reply, parse_frame
+from seamline.schemas.errors import TransportError, UsageError
+
+STREAMS_MAX = 1_024
+STREAMS_PER_MESSAGE = 200
+HELD_FRAMES_MAX = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRules:
+    """Limits of one connection, in real seconds. `silence_s` is the longest time without any
+    frame."""
+
+    open_timeout_s: float = 10.0
+    reply_timeout_s: float = 10.0
+    ping_interval_s: float = 20.0
+    ping_timeout_s: float = 20.0
+    silence_s: float = 75.0
+    frame_bytes_max: int = 2**20
+    between_messages_s: float = 0.25
+
+
+class BinanceStream:
+    """A connection that is subscribed when `async with` has entered.
+
+    Raises, on entering: UsageError for no or too many streams; TransportError when the venue cannot
+    be reached or refuses. `now_ns` stamps the received time of frames.
+    """
+
+    def __init__(
+        self,
+        endpoints: BinanceEndpoints,
+        streams: Sequence[str],
+        rules: StreamRules | None = None,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if not 1 <= len(streams) <= STREAMS_MAX:
+            raise UsageError(
+                f"outside 1 to {STREAMS_MAX}",
+                parameter="streams",
+                value=len(streams),
+                fix="Spread the symbols over several connections",
+            )
+        self._url = endpoints.ws_url + "/stream"
+        self._streams, self._rules, self._now_ns = tuple(streams), rules or StreamRules(), now_ns
+        self._socket: ClientConnection | None = None
+        self._held: deque[Frame] = deque()
+        self._last_id = 0
+
+    async def __aenter__(self) -> Self:
+        rules = self._rules
+        try:
+            self._socket = await connect(
+                self._url,
+                open_timeout=rules.open_timeout_s,
+                ping_interval=rules.ping_interval_s,
+                ping_timeout=rules.ping_timeout_s,
+                close_timeout=1.0,
+                max_size=rules.frame_bytes_max,
+                compression=None,
+            )
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+            raise self._lost(f"cannot connect: {type(error).__name__} {error}") from error
+        try:
+            for first in range(0, len(self._streams), STREAMS_PER_MESSAGE):
+                if first:
+                    await asyncio.sleep(rules.between_messages_s)
+                await self._control("SUBSCRIBE", self._streams[first : first + STREAMS_PER_MESSAGE])
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; `frames()` ends with a TransportError then."""
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Every frame, for ever. Raises TransportError when the connection is lost (with `code`,
+        the close code or None), or when nothing came for `silence_s` (`silent` True).
+        """
+        while True:
+            while self._held:
+                yield self._held.popleft()
+            yield await self._next(self._rules.silence_s)
+
+    async def _control(self, method: str, streams: Sequence[str]) -> None:
+        """Send one control message and wait for its reply; frames that come before it are held."""
+        assert self._socket is not None
+        self._last_id += 1
+        message = {"method": method, "params": list(streams), "id": self._last_id}
+        try:
+            await self._socket.send(json.dumps(message))
+        except ConnectionClosed as error:
+            raise self._closed(error) from error
+        deadline = time.monotonic() + self._rules.reply_timeout_s
+        while True:
+            frame = await self._next(max(deadline - time.monotonic(), 0.0))
+            if isinstance(frame, Reply) and frame.id == self._last_id:
+                if frame.code is not None:
+                    raise self._lost(f"{method} was refused: {frame.code} {frame.message}")
+                return
+            if len(self._held) == HELD_FRAMES_MAX:
+                raise self._lost(f"no reply to {method} among {HELD_FRAMES_MAX} frames")
+            self._held.append(frame)
+
+    async def _next(self, timeout_s: float) -> Frame:
+        assert self._socket is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                raw = await self._socket.recv(decode=False)
+        except TimeoutError as error:
+            raise self._lost(f"nothing came for {timeout_s:.0f} s", silent=True) from error
+        except ConnectionClosed as error:
+            raise self._closed(error) from error
+        return parse_frame(raw, self._now_ns())
+
+    def _closed(self, error: ConnectionClosed) -> TransportError:
+        code = error.rcvd.code if error.rcvd is not None else None
+        return self._lost(f"the connection was lost: {error}", code=code)
+
+    def _lost(self, message: str, **fields: Any) -> TransportError:
+        return TransportError(
+            message,
+            parameter="ws_url",
+            value=self._url,
+            fix="Connect again; check the address and the network if that fails",
+            **fields,
+        )
