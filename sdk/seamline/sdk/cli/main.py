@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from seamline.connectors import jit_cache
 from seamline.sdk.cli import stack, venue_sim
 
 app = typer.Typer(
@@ -25,4 +26,5 @@ venue_sim.register(app)
 
 
 def run() -> None:
+    jit_cache.use()  # before a command imports numba
     app()
