@@ -118,7 +118,8 @@ class Machine(Protocol):
     def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
         """Decide for `records[start:]`, at most STEP_ROWS_MAX rows of it.
 
-        `next_index > start` always; the records may come from several chunks of one topic.
+        `next_index > start` always; the records may come from several chunks of one topic. Records
+        that no committed step covers may be offered again, in the same order.
         """
         ...
 
@@ -127,11 +128,14 @@ class Machine(Protocol):
         ...
 
     def committed(self, step: Step, offsets: Mapping[int, Sequence[int]]) -> None:
-        """The step's transaction is committed. `offsets`: index of a batch -> its broker offsets."""
+        """The step's transaction is committed. `offsets`: index of a batch -> its offsets.
+
+        Not called for a step without batches.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of files. The machine is not used again, whether or not its last step committed."""
+        """Let go of files. Its last step may have committed or not; it is not used again."""
         ...
 
 
@@ -150,11 +154,14 @@ class PartitionReader(Protocol):
         ...
 
     def latest(self, topic: str) -> list[tuple[bytes, bytes, int]]:
-        """`(key, value, offset)` of the newest record per key, tombstones left out, in offset order."""
+        """`(key, value, offset)` of the newest record per key in offset order, no tombstones."""
         ...
 
-    def range(self, topic: str, start_offset: int) -> Iterator[Sequence[Stored]]:
-        """Batches of records from `start_offset` to the fence."""
+    def range(self, topic: str, start_offset: int | None) -> Iterator[Sequence[Stored]]:
+        """Batches of records from `start_offset` (None: the first retained one) to the fence.
+
+        Raises ContractError when `start_offset` is no longer retained.
+        """
         ...
 
     def one(self, topic: str, offset: int) -> Stored:

@@ -1,0 +1,81 @@
+"""What the worker's lane needs of aiokafka's consumer beyond its public settings.
+
+Decides: how a consumer that somebody else made (Faust) is brought to read committed records, to
+fail on a lost position instead of jumping, and to fetch in bounded answers; and how its fetch
+position is read. Invariant: `settings_refused` says afterwards whether the consumer really runs so.
+Must not know: Faust, sessions, owners.
+
+aiokafka copies these attributes when it starts, so `prepare` comes before `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError
+
+# aiokafka's codes in a fetch request and for `auto_offset_reset`.
+READ_COMMITTED_CODE: Final = 1
+RESET_NONE_CODE: Final = 0
+
+FetchError = KafkaError
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """Bounds of one fetch. `answer_bytes` is one answer of one broker over all its partitions."""
+
+    partition_bytes: int = 8 * 2**20
+    answer_bytes: int = 24 * 2**20
+    wait_ms: int = 100
+
+
+def prepare(consumer: Any, settings: FetchSettings) -> None:
+    """Set what the next `start` of this AIOKafkaConsumer reads."""
+    consumer._isolation_level = "read_committed"
+    consumer._auto_offset_reset = "none"
+    consumer._fetch_min_bytes = 1
+    consumer._fetch_max_wait_ms = settings.wait_ms
+    consumer._fetch_max_bytes = settings.answer_bytes
+    consumer._max_partition_fetch_bytes = settings.partition_bytes
+
+
+def settings_refused(consumer: Any, settings: FetchSettings) -> list[str]:
+    """Which of the settings a started consumer does not run with; empty when all is well."""
+    fetcher = consumer._fetcher
+    right = {
+        "isolation_level": fetcher._isolation_level == READ_COMMITTED_CODE,
+        "auto_offset_reset": fetcher._default_reset_strategy == RESET_NONE_CODE,
+        "fetch_max_bytes": fetcher._fetch_max_bytes == settings.answer_bytes,
+        "max_partition_fetch_bytes": fetcher._max_partition_fetch_bytes == settings.partition_bytes,
+    }
+    return [name for name, fine in right.items() if not fine]
+
+
+def partition(topic: str, number: int) -> TopicPartition:
+    return TopicPartition(topic, number)
+
+
+def fetch_position(consumer: Any, topic: str, number: int) -> int | None:
+    """The next offset that will be fetched, past transaction markers; None while unknown."""
+    subscription = consumer._subscription.subscription
+    assignment = None if subscription is None else subscription.assignment
+    where = TopicPartition(topic, number)
+    if assignment is None or where not in assignment.tps:
+        return None
+    state = assignment.state_value(where)
+    return int(state.position) if state.has_valid_position else None
+
+
+def is_harmless(error: Exception) -> bool:
+    """aiokafka tells once of a partition without a committed offset; its reader seeks anyway."""
+    return isinstance(error, NoOffsetForPartitionError)
+
+
+def partitions_named(error: Exception) -> list[tuple[str, int]]:
+    """The partitions whose position an OffsetOutOfRangeError says is gone."""
+    named = error.args[0] if error.args else None
+    return [(tp.topic, tp.partition) for tp in named] if isinstance(named, Mapping) else []

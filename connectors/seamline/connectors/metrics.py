@@ -1,0 +1,175 @@
+"""Every Prometheus series of Seamline, in one place.
+
+Decides: names, labels and buckets. Invariants: no label carries a symbol, an offset or a rule; a
+counter whose increase alerts exists at 0 before its first event (`increase()` does not see the
+first increment of a new series); the series of a partition that was revoked are gone; buckets
+cover the budgets they alert on (300 s). Must not know: who counts, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
+
+from seamline.schemas.errors import UsageError
+
+ROW_KINDS: Final = ("inserted", "confirmed", "completed", "revised", "discarded", "late", "preview")
+LANDING: Final = ("live", "backfill")
+OWNER_STATES: Final = ("taking", "restarting", "running", "waiting")
+TROUBLES: Final = ("broken", "failed", "fenced")
+COMMIT_BUCKETS: Final = (
+    *(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+    *(2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0),
+)
+
+
+class Metrics:
+    """The series of one process. Its methods may be called from any thread and never block."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        if registry is None:
+            ProcessCollector(registry=self.registry)
+
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(name, what, labels, registry=self.registry)
+
+        def gauge(name: str, what: str, *labels: str) -> Gauge:
+            return Gauge(name, what, labels, registry=self.registry)
+
+        self.validation_failures = counter(
+            "seamless_schema_validation_failures_total",
+            "Records that failed a schema check, by subject and mode of the subject",
+            *("subject", "mode"),
+        )
+        self.records_in = counter(
+            "seamline_worker_records_in_total", "Landed records read", "preset", "topic"
+        )
+        self.rows = counter(
+            "seamline_worker_rows_total", "Rows, by what became of them", "preset", "kind"
+        )
+        self.quarantined = counter(
+            "seamline_worker_quarantined_total", "Records put in quarantine", "preset", "reason"
+        )
+        self.expired = counter(
+            "seamline_worker_expired_offsets_total",
+            "Offsets of a landing topic that expired before they were read",
+            *("preset", "topic"),
+        )
+        self.seals = counter("seamline_worker_seals_total", "Seals written", "preset")
+        self.transactions = counter(
+            "seamline_worker_transactions_total", "Transactions committed", "preset"
+        )
+        self.commit_seconds = Histogram(
+            "seamline_worker_commit_seconds",
+            "Time of one commit",
+            ("preset",),
+            buckets=COMMIT_BUCKETS,
+            registry=self.registry,
+        )
+        self.takes = counter(
+            "seamline_worker_takes_total", "Partitions taken, the first time or again", "preset"
+        )
+        self.troubles = counter(
+            "seamline_worker_troubles_total",
+            "Ends of a run: a broken chain, a failure, a fence by another owner",
+            *("preset", "kind"),
+        )
+        self.lag = gauge(
+            "seamline_worker_lag_rows",
+            "Landed offsets that no committed position covers",
+            *("preset", "topic", "partition"),
+        )
+        self.staleness = gauge(
+            "seamline_worker_frontier_staleness_seconds",
+            "Age of the oldest frontier of the partition",
+            *("preset", "partition"),
+        )
+        self.owner_state = gauge(
+            "seamline_worker_owner_state",
+            "1 for the state an owner is in, 0 for the others",
+            *("preset", "partition", "state"),
+        )
+
+    def create(
+        self, preset_id: str, topics: Iterable[str], failures: Iterable[tuple[str, str]]
+    ) -> None:
+        """Make the series of a preset at 0. `topics`: roles; `failures`: (subject, mode)."""
+        for subject, mode in failures:
+            self.validation_failures.labels(subject, mode)
+        for topic in topics:
+            self.records_in.labels(preset_id, topic)
+            self.expired.labels(preset_id, topic)
+        for kind in ROW_KINDS:
+            self.rows.labels(preset_id, kind)
+        for kind in TROUBLES:
+            self.troubles.labels(preset_id, kind)
+        for counter in (self.seals, self.transactions, self.takes, self.commit_seconds):
+            counter.labels(preset_id)
+
+    def committed(
+        self,
+        preset_id: str,
+        *,
+        commit_s: float,
+        counts: Mapping[str, int],
+        quarantined: Mapping[str, int],
+        failures: Mapping[tuple[str, str], int],
+        seals: int,
+    ) -> None:
+        """One transaction is committed, with this in it."""
+        self.transactions.labels(preset_id).inc()
+        self.commit_seconds.labels(preset_id).observe(commit_s)
+        for kind, count in counts.items():
+            self.rows.labels(preset_id, kind).inc(count)
+        for reason, count in quarantined.items():
+            self.quarantined.labels(preset_id, reason).inc(count)
+        for (subject, mode), count in failures.items():
+            self.validation_failures.labels(subject, mode).inc(count)
+        if seals:
+            self.seals.labels(preset_id).inc(seals)
+
+    def entered(self, preset_id: str, partition: int, state: str) -> None:
+        """An owner is in `state` now; a state outside OWNER_STATES removes its series."""
+        if state not in OWNER_STATES:
+            self.remove(preset_id, partition)
+            return
+        for name in OWNER_STATES:
+            self.owner_state.labels(preset_id, str(partition), name).set(name == state)
+
+    def remove(
+        self, preset_id: str, partition: int, topics: Iterable[str] = ("live", "backfill")
+    ) -> None:
+        """The partition is somebody else's: no series of ours may go on saying how it is."""
+        where = (preset_id, str(partition))
+        for name in OWNER_STATES:
+            self.owner_state.remove(*where, name)
+        self.staleness.remove(*where)
+        for topic in LANDING:
+            self.lag.remove(preset_id, topic, str(partition))
+
+
+def serve(metrics: Metrics, port: int, host: str = "127.0.0.1") -> int:
+    """Answer scrapes on `host:port` from a thread of its own; the port (0 takes a free one).
+
+    Raises UsageError when the port is taken or not allowed.
+    """
+    try:
+        server, _ = start_http_server(port, host, registry=metrics.registry)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen there: {error.strerror}",
+            parameter="metrics_port",
+            value=port,
+            fix="Give a free port, or 0 for any",
+        ) from None
+    return int(server.server_port)
