@@ -125,6 +125,10 @@ class Inbox:
         side = self._sides[role]
         return handed is not None and handed == (side.session, side.last)
 
+    def idle(self, role: Role, handed: tuple[int, int | None] | None) -> bool:
+        """Whether everything that was fetched is done with."""
+        return not self._chunks[role] and self.follows(role, handed)
+
     def full(self, role: Role) -> bool:
         count, size = len(self._chunks[role]), self._sides[role].size
         if count >= self._chunks_max or size >= self._bytes_max:
