@@ -1,0 +1,169 @@
+"""Where each block of a storage partition lies: a local SQLite file that can be rebuilt from
+`storage`.
+
+Decides: the table and when it counts. Invariants: an entry is written only for a committed record;
+entries and the offset the index is good for commit together; a file of another topic or with a
+later offset than the topic has is emptied. Must not know: what is in a block beyond the columns of
+the table.
+
+Staged entries (of a transaction that is still open) are seen by every query, and become rows with
+their offsets in `commit`; an owner whose commit failed throws the index object away.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seamline.schemas.errors import TransportError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS block (
+    symbol TEXT NOT NULL,
+    start_ns INTEGER NOT NULL,
+    storage_offset INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    rows INTEGER NOT NULL,
+    claim_start_ns INTEGER NOT NULL,
+    claim_end_ns INTEGER NOT NULL,
+    PRIMARY KEY (symbol, start_ns)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS good_for (
+    one INTEGER PRIMARY KEY CHECK (one = 1), topic TEXT NOT NULL, next_offset INTEGER NOT NULL
+);
+"""
+_FORMAT = 1
+STAGED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One block. `[claim_start_ns, claim_end_ns)` is the part that a source was asked for (empty:
+    none); `offset` is STAGED until its transaction is committed."""
+
+    symbol: str
+    start_ns: int
+    digest: bytes
+    rows: int
+    claim_start_ns: int
+    claim_end_ns: int
+    offset: int = STAGED
+
+
+class BlockIndex:
+    """The index of one partition. One thread at a time."""
+
+    def __init__(self, path: Path, topic: str) -> None:
+        """`topic` names the topic and its incarnation, so that a recreated topic starts afresh."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._topic = topic
+        self._staged: dict[tuple[str, int], Entry] = {}
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError:
+            # Broken by a power cut or by hand: everything in it is in the topic too.
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise TransportError(
+                f"cannot open the block index ({error})",
+                parameter="path",
+                value=str(path),
+                fix="Free disk space or choose another --dir",
+            ) from error
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _FORMAT):
+            self._db.executescript("DROP TABLE IF EXISTS block; DROP TABLE IF EXISTS good_for;")
+        self._db.executescript(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+            f"PRAGMA user_version={_FORMAT};" + _SCHEMA
+        )
+        row = self._db.execute("SELECT topic, next_offset FROM good_for").fetchone()
+        if row is None or row[0] != self._topic:
+            self.clear()
+
+    @property
+    def next_offset(self) -> int:
+        """Every committed record before it is in the index."""
+        return int(self._db.execute("SELECT next_offset FROM good_for").fetchone()[0])
+
+    def clear(self) -> None:
+        """Forget everything; the index is good for offset 0."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("DELETE FROM block")
+        self._db.execute("DELETE FROM good_for")
+        self._db.execute("INSERT INTO good_for VALUES (1, ?, 0)", (self._topic,))
+        self._db.execute("COMMIT")
+
+    def load(self, entries: Iterable[Entry], next_offset: int) -> None:
+        """Take committed records over, in offset order, in one transaction."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (e.symbol, e.start_ns, e.offset, e.digest, e.rows, e.claim_start_ns, e.claim_end_ns)
+                for e in entries
+            ),
+        )
+        self._db.execute("UPDATE good_for SET next_offset = ?", (next_offset,))
+        self._db.execute("COMMIT")
+
+    def stage(self, entry: Entry) -> None:
+        """An entry of the open transaction."""
+        self._staged[entry.symbol, entry.start_ns] = entry
+
+    def commit(self, staged: Sequence[Entry], offsets: Sequence[int]) -> None:
+        """The transaction with `staged` is committed at these offsets."""
+        if not staged:
+            return
+        placed = (
+            Entry(e.symbol, e.start_ns, e.digest, e.rows, e.claim_start_ns, e.claim_end_ns, offset)
+            for e, offset in zip(staged, offsets, strict=True)
+        )
+        self.load(placed, max(offsets) + 1)
+        for entry in staged:
+            if self._staged.get((entry.symbol, entry.start_ns)) is entry:
+                del self._staged[entry.symbol, entry.start_ns]
+
+    def get(self, symbol: str, start_ns: int) -> Entry | None:
+        """The newest version of a block."""
+        staged = self._staged.get((symbol, start_ns))
+        if staged is not None:
+            return staged
+        row = self._db.execute(
+            "SELECT * FROM block WHERE symbol = ? AND start_ns = ?", (symbol, start_ns)
+        ).fetchone()
+        return None if row is None else _entry(row)
+
+    def of_symbol(
+        self, symbol: str, start_ns: int | None = None, end_ns: int | None = None
+    ) -> list[Entry]:
+        """The blocks of a symbol that start in [start_ns, end_ns), in time order."""
+        low = -(2**63) if start_ns is None else start_ns
+        high = 2**63 - 1 if end_ns is None else end_ns
+        found = {
+            int(row[1]): _entry(row)
+            for row in self._db.execute(
+                "SELECT * FROM block WHERE symbol = ? AND start_ns >= ? AND start_ns < ?",
+                (symbol, low, high),
+            )
+        }
+        for (name, start), entry in self._staged.items():
+            if name == symbol and low <= start < high:
+                found[start] = entry
+        return [found[start] for start in sorted(found)]
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _entry(row: tuple[str, int, int, bytes, int, int, int]) -> Entry:
+    symbol, start_ns, offset, digest, rows, claim_start_ns, claim_end_ns = row
+    return Entry(symbol, start_ns, digest, rows, claim_start_ns, claim_end_ns, offset)

@@ -1,0 +1,597 @@
+"""Merge, route, stabilize: what happens to each row of a batch, one after the other.
+
+Decides: which value of a bar wins (authority, then the later arrival), what goes to the log and
+what only to storage (the frontier), when the frontier moves, which derived windows are due.
+
+Invariants: rows are decided one by one, so cutting a batch elsewhere gives the same log; each field
+of a bar is the one of the highest authority that stated it, so the final values do not depend on
+the order of arrival; a revision keeps the value that it replaced; a row is either done or not begun
+when the kernel returns early. Must not know: nanoseconds, symbols' names, Avro, Kafka.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from seamline.schemas.columns import (
+    COMPLETED,
+    CONFIRMED,
+    DERIVED,
+    OPTIONAL_AUTHORITY_MASK,
+    PROVISIONAL,
+)
+from seamline.schemas.jit import njit
+from seamline.streams.kernel.level import (
+    B_BLOCK,
+    B_CLAIM_END,
+    B_CLAIM_START,
+    B_DIRTY,
+    B_NEXT,
+    B_SYMBOL,
+    B_WRITTEN,
+    BAR,
+    BLOCK_BAR,
+    BLOCK_END,
+    CELL,
+    CELL_WIDTH,
+    CHILD,
+    CLAIM,
+    COMPLETES,
+    CONFIRMS,
+    CONFLICTS,
+    DISCARDED,
+    DISORDER,
+    EVENT,
+    FLAGS,
+    FRONTIER,
+    HEARTBEAT,
+    INSERTED,
+    KNOWN,
+    LATE,
+    OFFSET,
+    ORIGIN,
+    PRESENT,
+    QUOTE_VOLUME,
+    RAISED,
+    RECEIVED,
+    REG_FREE,
+    REG_REPLACE,
+    REG_SPAN,
+    REG_STABLE,
+    REG_SYMBOLS,
+    REG_WATERMARK,
+    REVISED,
+    REVISION,
+    S_COUNTS,
+    S_DONE,
+    S_FIRST,
+    S_FRONTIER,
+    S_HEAD,
+    S_LAST,
+    S_MOVED,
+    S_NEWEST,
+    S_STABLE,
+    SEALED,
+    SOURCE,
+    SYMBOL,
+    TOUCHED,
+    TRADES,
+    UNSET,
+    UNTIL,
+)
+from seamline.streams.kernel.rollup import window as roll_window
+
+# Why the kernel returned.
+DONE, NEED_BLOCK, NEED_SLOT, NEED_ROOM = range(4)
+STATED_FLAGS = ~(PROVISIONAL | CONFIRMED | COMPLETED | OPTIONAL_AUTHORITY_MASK)
+
+
+@njit
+def find(st: Any, symbol: int, block: int) -> int:
+    slot = st.sym[symbol, S_LAST]
+    if slot >= 0 and st.slot[slot, B_BLOCK] == block:
+        return slot
+    slot = st.sym[symbol, S_HEAD]
+    while slot >= 0:
+        if st.slot[slot, B_BLOCK] == block:
+            st.sym[symbol, S_LAST] = slot
+            return slot
+        slot = st.slot[slot, B_NEXT]
+    return -1
+
+
+@njit
+def open_block(st: Any, symbol: int, block: int) -> int:
+    st.reg[REG_FREE] -= 1
+    slot = st.free[st.reg[REG_FREE]]
+    st.slot[slot, B_SYMBOL] = symbol
+    st.slot[slot, B_BLOCK] = block
+    st.slot[slot, B_NEXT] = st.sym[symbol, S_HEAD]
+    st.sym[symbol, S_HEAD] = slot
+    st.sym[symbol, S_LAST] = slot
+    st.slot[slot, B_DIRTY] = 0
+    st.slot[slot, B_WRITTEN] = block
+    st.slot[slot, B_CLAIM_START] = UNSET
+    st.slot[slot, B_CLAIM_END] = UNSET
+    for k in range(st.reg[REG_SPAN]):
+        st.cells[slot, k, PRESENT] = 0
+        st.cells[slot, k, TOUCHED] = 0
+        st.cells[slot, k, OFFSET] = -1
+    return slot
+
+
+@njit
+def write(st: Any, out: Any, slot: int, k: int, flags: int, sealed: int) -> None:
+    """Copy a cell as it stands to the end of `out`."""
+    n = out.count[0]
+    for j in range(CELL_WIDTH):
+        out.cols[n, j] = st.cells[slot, k, j]
+    for j in range(6):
+        out.vals[n, j] = st.vals[slot, k, j]
+    out.cols[n, EVENT] = BAR
+    out.cols[n, SYMBOL] = st.slot[slot, B_SYMBOL]
+    out.cols[n, CELL] = st.slot[slot, B_BLOCK] + k
+    out.cols[n, FLAGS] = flags
+    out.cols[n, SEALED] = sealed
+    out.count[0] = n + 1
+
+
+@njit
+def _stable(st: Any, symbol: int) -> int:
+    """The first cell of a symbol that is not stable."""
+    bars = st.reg[REG_STABLE]
+    if bars == 0:
+        stable = UNSET if st.sym[symbol, S_NEWEST] == UNSET else st.sym[symbol, S_NEWEST] + 1
+    else:
+        stable = st.top[symbol, bars - 1]
+    if st.reg[REG_WATERMARK] != UNSET:
+        stable = max(stable, st.reg[REG_WATERMARK] - bars)
+    return max(stable, st.sym[symbol, S_STABLE])
+
+
+@njit
+def _push_frontier(st: Any, child: Any, ratios: Any, symbol: int) -> None:
+    for k in range(len(ratios)):
+        n = child.count[0]
+        child.cols[n, CHILD] = k
+        child.cols[n, EVENT] = FRONTIER
+        child.cols[n, SYMBOL] = symbol
+        child.cols[n, CELL] = st.sym[symbol, S_FRONTIER] // ratios[k]
+        child.count[0] = n + 1
+
+
+@njit
+def _move_frontier(st: Any, child: Any, ratios: Any, symbol: int, through: int) -> None:
+    """Everything before `through` is final: the frontier follows by whole blocks."""
+    target = through - through % st.reg[REG_SPAN]
+    if target > st.sym[symbol, S_FRONTIER]:
+        st.sym[symbol, S_FRONTIER] = target
+        st.sym[symbol, S_MOVED] = 1
+        _push_frontier(st, child, ratios, symbol)
+
+
+@njit
+def _advance(st: Any, child: Any, ratios: Any, symbol: int) -> None:
+    if st.sym[symbol, S_FRONTIER] == UNSET:
+        return
+    st.sym[symbol, S_STABLE] = _stable(st, symbol)
+    if st.sym[symbol, S_STABLE] != UNSET:
+        _move_frontier(st, child, ratios, symbol, st.sym[symbol, S_STABLE])
+
+
+@njit
+def _push_window(
+    st: Any, child: Any, k: int, ratio: int, slot: int, window: int, rank: Any
+) -> None:
+    """Give a derived bar on, as its inputs stand now."""
+    n = child.count[0]
+    at = window * ratio - st.slot[slot, B_BLOCK]
+    found, source, flags, received = roll_window(
+        st.cells[slot],
+        st.vals[slot],
+        rank,
+        at,
+        ratio,
+        child.cols[n],
+        child.vals[n],
+    )
+    if found == 0:
+        return
+    symbol = st.slot[slot, B_SYMBOL]
+    if (window + 1) * ratio > _stable(st, symbol):
+        flags |= PROVISIONAL
+    child.cols[n, CHILD] = k
+    child.cols[n, EVENT] = BAR
+    child.cols[n, SYMBOL] = symbol
+    child.cols[n, CELL] = window
+    child.cols[n, SOURCE] = source
+    child.cols[n, FLAGS] = flags
+    child.cols[n, RECEIVED] = received
+    child.cols[n, ORIGIN] = DERIVED
+    child.count[0] = n + 1
+
+
+@njit
+def note_newest(st: Any, symbol: int, cell: int) -> None:
+    """Keep the newest cells of a symbol, descending."""
+    bars = st.reg[REG_STABLE]
+    if bars and cell > st.top[symbol, bars - 1]:
+        at = bars - 1
+        while at > 0 and st.top[symbol, at - 1] < cell:
+            st.top[symbol, at] = st.top[symbol, at - 1]
+            at -= 1
+        st.top[symbol, at] = cell
+
+
+@njit
+def _insert(st: Any, rows: Any, i: int, slot: int, k: int, known: int, offset: int) -> None:
+    source = np.int64(rows.cols[i, SOURCE])
+    flags = np.int64(rows.cols[i, FLAGS]) & STATED_FLAGS
+    for j in range(6):
+        st.vals[slot, k, j] = rows.vals[i, j]
+    for j in range(3):
+        st.cells[slot, k, TRADES + j] = rows.cols[i, TRADES + j]
+        if rows.cols[i, TRADES + j] >= 0:
+            flags |= source << (10 + 2 * j)
+    if not np.isnan(rows.vals[i, QUOTE_VOLUME]):
+        flags |= source << 8
+    st.cells[slot, k, SOURCE] = source
+    st.cells[slot, k, FLAGS] = flags
+    st.cells[slot, k, KNOWN] = known
+    st.cells[slot, k, RECEIVED] = rows.cols[i, RECEIVED]
+    st.cells[slot, k, ORIGIN] = rows.cols[i, ORIGIN]
+    st.cells[slot, k, REVISION] = 0
+    st.cells[slot, k, OFFSET] = offset
+    st.cells[slot, k, PRESENT] = 1
+
+
+@njit
+def _same_content(st: Any, rows: Any, i: int, slot: int, k: int, fields: int) -> bool:
+    """Whether the first `fields` values (and, beyond the five of OHLCV, all others) are equal."""
+    for j in range(fields):
+        a = st.vals[slot, k, j]
+        b = rows.vals[i, j]
+        if a != b and not (np.isnan(a) and np.isnan(b)):
+            return False
+    if fields > QUOTE_VOLUME:
+        for j in range(3):
+            if st.cells[slot, k, TRADES + j] != rows.cols[i, TRADES + j]:
+                return False
+    return True
+
+
+@njit
+def _replace(
+    st: Any, rows: Any, replaced: Any, i: int, slot: int, k: int, known: int, late: int
+) -> int:
+    """A derived bar computed again: the newest computation holds. Returns the flags of the log row,
+    -1 where nothing changed."""
+    flags = np.int64(rows.cols[i, FLAGS]) & ~np.int64(PROVISIONAL)
+    if _same_content(st, rows, i, slot, k, QUOTE_VOLUME + 1):
+        stated = st.cells[slot, k, FLAGS] & STATED_FLAGS
+        if rows.cols[i, SOURCE] == st.cells[slot, k, SOURCE] and stated == flags:
+            return -1
+        st.cells[slot, k, FLAGS] = (st.cells[slot, k, FLAGS] & OPTIONAL_AUTHORITY_MASK) | flags
+        st.cells[slot, k, SOURCE] = rows.cols[i, SOURCE]
+        return st.cells[slot, k, FLAGS] | CONFIRMED
+    write(st, replaced, slot, k, st.cells[slot, k, FLAGS], late)
+    revision = st.cells[slot, k, REVISION]
+    _insert(st, rows, i, slot, k, known, st.cells[slot, k, OFFSET])
+    st.cells[slot, k, REVISION] = revision + 1
+    return st.cells[slot, k, FLAGS]
+
+
+@njit
+def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: bool) -> int:
+    """Merge the optional fields, each by its own authority; with `write` false only look.
+
+    Returns bits: 1 a value replaces another, 2 a null is filled, 4 an equal value is confirmed by a
+    higher authority, 8 one authority states two values, 16 a lower authority was not heard.
+    """
+    done = 0
+    source = np.int64(rows.cols[i, SOURCE])
+    for j in range(4):
+        if j == 0:
+            is_null = np.isnan(rows.vals[i, QUOTE_VOLUME])
+            was_null = np.isnan(st.vals[slot, k, QUOTE_VOLUME])
+            equal = rows.vals[i, QUOTE_VOLUME] == st.vals[slot, k, QUOTE_VOLUME]
+        else:
+            is_null = rows.cols[i, TRADES + j - 1] < 0
+            was_null = st.cells[slot, k, TRADES + j - 1] < 0
+            equal = rows.cols[i, TRADES + j - 1] == st.cells[slot, k, TRADES + j - 1]
+        if is_null:
+            continue
+        shift = 8 + 2 * j
+        held = (np.int64(st.cells[slot, k, FLAGS]) >> shift) & 3
+        if was_null:
+            done |= 2
+        elif rank[source] > rank[held]:
+            done |= 0 if equal else 16
+            continue
+        elif equal:
+            if source == held:
+                continue
+            done |= 4
+        else:
+            done |= 9 if rank[source] == rank[held] else 1
+        if write:
+            st.cells[slot, k, FLAGS] = (st.cells[slot, k, FLAGS] & ~(3 << shift)) | (
+                source << shift
+            )
+            if j == 0:
+                st.vals[slot, k, QUOTE_VOLUME] = rows.vals[i, QUOTE_VOLUME]
+            else:
+                st.cells[slot, k, TRADES + j - 1] = rows.cols[i, TRADES + j - 1]
+    return done
+
+
+@njit
+def _settle(
+    st: Any, rows: Any, replaced: Any, rank: Any, i: int, slot: int, k: int, known: int, late: int
+) -> int:
+    """A bar that is there meets another statement of it. Returns the flags of the log row, -1 where
+    the bar stays as it is."""
+    symbol = rows.cols[i, SYMBOL]
+    source = rows.cols[i, SOURCE]
+    old, new = rank[st.cells[slot, k, SOURCE]], rank[source]
+    same = _same_content(st, rows, i, slot, k, QUOTE_VOLUME)
+    takes = not same and new <= old
+    raised = same and new < old
+    optional = _optional(st, rows, rank, i, slot, k, False)
+    if (not same and new == old) or optional & 8:
+        st.sym[symbol, S_COUNTS + CONFLICTS] += 1
+    if not (takes or raised or optional & 7):
+        st.sym[symbol, S_COUNTS + CONFIRMS if same and not optional & 16 else DISCARDED] += 1
+        return -1
+    revised = takes or optional & 1
+    if revised:
+        write(st, replaced, slot, k, st.cells[slot, k, FLAGS], late)
+        st.cells[slot, k, REVISION] += 1
+        st.cells[slot, k, KNOWN] = known
+        st.cells[slot, k, RECEIVED] = rows.cols[i, RECEIVED]
+        st.cells[slot, k, ORIGIN] = rows.cols[i, ORIGIN]
+    _optional(st, rows, rank, i, slot, k, True)
+    if takes:
+        for j in range(QUOTE_VOLUME):
+            st.vals[slot, k, j] = rows.vals[i, j]
+        st.cells[slot, k, FLAGS] = (st.cells[slot, k, FLAGS] & OPTIONAL_AUTHORITY_MASK) | (
+            rows.cols[i, FLAGS] & STATED_FLAGS
+        )
+    if takes or raised:
+        st.cells[slot, k, SOURCE] = source
+    if revised:
+        st.sym[symbol, S_COUNTS + REVISED] += 1
+        return st.cells[slot, k, FLAGS]
+    if optional & 2:
+        st.sym[symbol, S_COUNTS + COMPLETES] += 1
+        return st.cells[slot, k, FLAGS] | COMPLETED
+    st.sym[symbol, S_COUNTS + RAISED] += 1
+    return st.cells[slot, k, FLAGS] | CONFIRMED
+
+
+@njit
+def _derive(
+    st: Any, child: Any, ratios: Any, rank: Any, event: int, slot: int, k: int, before: int
+) -> None:
+    """Give on the derived windows that a changed cell makes due; `before` is the newest cell that
+    the symbol had until then."""
+    symbol = st.slot[slot, B_SYMBOL]
+    cell = st.slot[slot, B_BLOCK] + k
+    for d in range(len(ratios)):
+        ratio = ratios[d]
+        window = cell // ratio
+        if before == UNSET or cell > before:
+            if before != UNSET and before // ratio < window:
+                if not st.sym[symbol, S_DONE] >> d & 1:
+                    last = before // ratio
+                    at = last * ratio
+                    held = find(st, symbol, at - at % st.reg[REG_SPAN])
+                    if held >= 0:
+                        _push_window(st, child, d, ratio, held, last, rank)
+                st.sym[symbol, S_DONE] &= ~(1 << d)
+            if (cell + 1) % ratio == 0:
+                _push_window(st, child, d, ratio, slot, window, rank)
+                st.sym[symbol, S_DONE] |= 1 << d
+        elif window < before // ratio or st.sym[symbol, S_DONE] >> d & 1:
+            if event == BLOCK_BAR:
+                st.cells[slot, k, TOUCHED] = 1
+            else:
+                _push_window(st, child, d, ratio, slot, window, rank)
+
+
+@njit
+def _close_newest(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, through: int) -> None:
+    """Give on the newest windows that end at or before `through`."""
+    newest = st.sym[symbol, S_NEWEST]
+    if newest == UNSET:
+        return
+    for d in range(len(ratios)):
+        ratio = ratios[d]
+        window = newest // ratio
+        if not st.sym[symbol, S_DONE] >> d & 1 and (window + 1) * ratio <= through:
+            slot = find(st, symbol, newest - newest % st.reg[REG_SPAN])
+            if slot >= 0:
+                _push_window(st, child, d, ratio, slot, window, rank)
+                st.sym[symbol, S_DONE] |= 1 << d
+
+
+@njit
+def _end_block(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, block: int) -> None:
+    slot = find(st, symbol, block)
+    if slot >= 0:
+        for d in range(len(ratios)):
+            ratio = ratios[d]
+            for window in range(st.reg[REG_SPAN] // ratio):
+                hit = False
+                for k in range(window * ratio, (window + 1) * ratio):
+                    hit = hit or st.cells[slot, k, TOUCHED] != 0
+                if hit:
+                    _push_window(st, child, d, ratio, slot, block // ratio + window, rank)
+        for k in range(st.reg[REG_SPAN]):
+            st.cells[slot, k, TOUCHED] = 0
+    _close_newest(
+        st, child, ratios, rank, symbol, max(st.reg[REG_WATERMARK], st.sym[symbol, S_FRONTIER])
+    )
+
+
+@njit
+def _bar(
+    st: Any,
+    rows: Any,
+    accepted: Any,
+    replaced: Any,
+    child: Any,
+    ratios: Any,
+    rank: Any,
+    i: int,
+    slot: int,
+    known: int,
+    bound: int,
+) -> None:
+    """Merge one bar into its cell and do what follows from it."""
+    symbol, cell = rows.cols[i, SYMBOL], rows.cols[i, CELL]
+    derived = st.reg[REG_REPLACE] != 0
+    k = cell - st.slot[slot, B_BLOCK]
+    late = 1 if cell < st.sym[symbol, S_FRONTIER] else 0
+    before = st.sym[symbol, S_NEWEST]
+    if st.cells[slot, k, PRESENT]:
+        if derived:
+            flags = _replace(st, rows, replaced, i, slot, k, known, late)
+            st.sym[symbol, S_COUNTS + CONFIRMS if flags < 0 else REVISED] += 1
+        else:
+            flags = _settle(st, rows, replaced, rank, i, slot, k, known, late)
+        if flags < 0:
+            return
+    else:
+        _insert(st, rows, i, slot, k, known, -1 if late else bound)
+        flags = np.int64(st.cells[slot, k, FLAGS])
+        st.sym[symbol, S_COUNTS + INSERTED] += 1
+        if before != UNSET and cell < before:
+            st.sym[symbol, S_COUNTS + DISORDER] += 1
+        st.sym[symbol, S_NEWEST] = max(before, cell)
+        if st.sym[symbol, S_FIRST] == UNSET or cell < st.sym[symbol, S_FIRST]:
+            st.sym[symbol, S_FIRST] = cell
+        if not derived:
+            note_newest(st, symbol, cell)
+    if late:
+        st.slot[slot, B_DIRTY] = 1
+        st.sym[symbol, S_COUNTS + LATE] += 1
+    if derived:
+        if rows.cols[i, FLAGS] & PROVISIONAL:
+            flags |= PROVISIONAL
+    elif cell >= _stable(st, symbol):
+        flags |= PROVISIONAL
+    write(st, accepted, slot, k, flags, late)
+    if len(ratios):
+        _derive(st, child, ratios, rank, rows.cols[i, EVENT], slot, k, before)
+    if not derived:
+        _advance(st, child, ratios, symbol)
+
+
+@njit
+def _claim(st: Any, slot: int, start: int, until: int) -> None:
+    """Note the part of a block that a source was asked for; two parts that do not touch: the
+    longer."""
+    low = max(start, st.slot[slot, B_BLOCK])
+    high = min(until, st.slot[slot, B_BLOCK] + st.reg[REG_SPAN])
+    if high <= low:
+        return
+    if st.slot[slot, B_CLAIM_START] != UNSET:
+        if low <= st.slot[slot, B_CLAIM_END] and st.slot[slot, B_CLAIM_START] <= high:
+            low = min(low, st.slot[slot, B_CLAIM_START])
+            high = max(high, st.slot[slot, B_CLAIM_END])
+        elif high - low <= st.slot[slot, B_CLAIM_END] - st.slot[slot, B_CLAIM_START]:
+            return
+    if low != st.slot[slot, B_CLAIM_START] or high != st.slot[slot, B_CLAIM_END]:
+        st.slot[slot, B_CLAIM_START] = low
+        st.slot[slot, B_CLAIM_END] = high
+        if low < st.sym[st.slot[slot, B_SYMBOL], S_FRONTIER]:
+            st.slot[slot, B_DIRTY] = 1
+
+
+@njit
+def _first_frontier(st: Any, child: Any, ratios: Any, symbol: int, cell: int) -> None:
+    st.sym[symbol, S_FRONTIER] = cell - cell % st.reg[REG_SPAN]
+    st.sym[symbol, S_MOVED] = 1
+    _push_frontier(st, child, ratios, symbol)
+
+
+@njit
+def _heartbeat(st: Any, child: Any, ratios: Any, rank: Any, watermark: int) -> None:
+    if watermark <= st.reg[REG_WATERMARK]:
+        return
+    st.reg[REG_WATERMARK] = watermark
+    for symbol in range(st.reg[REG_SYMBOLS]):
+        _close_newest(st, child, ratios, rank, symbol, watermark)
+        _advance(st, child, ratios, symbol)
+
+
+@njit
+def merge(
+    st: Any,
+    rows: Any,
+    start: int,
+    accepted: Any,
+    replaced: Any,
+    child: Any,
+    ratios: Any,
+    rank: Any,
+    known: int,
+    bound: int,
+) -> Any:
+    """Merge rows[start:] into the level `st`.
+
+    `accepted`, `replaced` and `child` are written to; `known` is the known time of this batch (ns),
+    `bound` a lower bound of the conformed offsets that its rows will get. Returns (rows done,
+    status, symbol, block): NEED_BLOCK asks for that block to be loaded, NEED_SLOT for free slots,
+    NEED_ROOM for an emptied `accepted`, `replaced` and `child`; then the call is repeated from
+    `rows done`.
+    """
+    n = len(rows.cols)
+    span = st.reg[REG_SPAN]
+    children = len(ratios)
+    for i in range(start, n):
+        event = rows.cols[i, EVENT]
+        symbol = rows.cols[i, SYMBOL]
+        cell = rows.cols[i, CELL]
+        # What one row can give on at most: each symbol's newest window and frontier, or a block's
+        # windows; the last row is a bar.
+        most = 2 * children * (1 + (st.reg[REG_SYMBOLS] if event == HEARTBEAT else 0))
+        if event == BLOCK_END:
+            most += children * span
+        if child.count[0] + most >= len(child.cols) or accepted.count[0] + 1 >= len(accepted.cols):
+            return i, NEED_ROOM, 0, 0
+        if event == HEARTBEAT:
+            _heartbeat(st, child, ratios, rank, cell)
+            continue
+        if event == FRONTIER:
+            if st.sym[symbol, S_FRONTIER] == UNSET:
+                _first_frontier(st, child, ratios, symbol, cell)
+            else:
+                _move_frontier(st, child, ratios, symbol, cell)
+            st.sym[symbol, S_STABLE] = max(st.sym[symbol, S_STABLE], cell)
+            continue
+        if event == BLOCK_END:
+            _end_block(st, child, ratios, rank, symbol, cell - cell % span)
+            continue
+        if st.sym[symbol, S_FRONTIER] == UNSET:
+            _first_frontier(st, child, ratios, symbol, cell)
+        block = cell - cell % span
+        slot = find(st, symbol, block)
+        if slot < 0:
+            if block < st.sym[symbol, S_FRONTIER]:
+                return i, NEED_BLOCK, symbol, block
+            if st.reg[REG_FREE] == 0:
+                return i, NEED_SLOT, 0, 0
+            slot = open_block(st, symbol, block)
+        if event == CLAIM:
+            # The frontier moves before the rows are routed: closed history costs blocks, not bars.
+            # Nothing is expected before the first bar, so the first claim may begin inside a block.
+            if cell <= st.sym[symbol, S_FRONTIER] or st.sym[symbol, S_FIRST] == UNSET:
+                _move_frontier(st, child, ratios, symbol, rows.cols[i, UNTIL])
+            _claim(st, slot, cell, rows.cols[i, UNTIL])
+            continue
+        _bar(st, rows, accepted, replaced, child, ratios, rank, i, slot, known, bound)
+    return n, DONE, 0, 0

@@ -1,0 +1,179 @@
+"""What must be written when a frontier has moved or a sealed block has changed.
+
+Decides: which blocks go to storage, the frontier and log offset of each seal, what the gap ledger
+says. Invariants: a block holds only rows before the frontier; a seal's offset is at or before the
+log row of every bar at or after the frontier, and of the few bars behind it that a reader compares;
+every missing cell between the first bar and the frontier is in the ledger. Must not know: bytes,
+topics, clocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from seamline.schemas.columns import I8
+from seamline.streams.kernel.coverage import Coverage, Interval
+from seamline.streams.kernel.level import (
+    B_BLOCK,
+    B_CLAIM_END,
+    B_CLAIM_START,
+    B_DIRTY,
+    B_SYMBOL,
+    B_WRITTEN,
+    OFFSET,
+    PRESENT,
+    REG_OVERLAP,
+    REG_SYMBOLS,
+    S_FIRST,
+    S_FRONTIER,
+    S_MOVED,
+    UNSET,
+    Level,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWrite:
+    """Rows `cells` (places inside the block) of a slot that storage must hold from now on."""
+
+    slot: int
+    block: int
+    cells: I8
+    claim: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class SealWrite:
+    """A symbol's new seal: its blocks, then frontier and log offset, then what changed in its
+    ledger.
+
+    `gaps` maps the start of a gap to its end, or to None where no gap starts there any more.
+    """
+
+    symbol: int
+    frontier: int
+    offset: int
+    blocks: tuple[BlockWrite, ...]
+    gaps: dict[int, int | None]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The gaps of one symbol and the span [start, end) for which they have been worked out."""
+
+    gaps: Coverage = field(default_factory=Coverage)
+    start: int = UNSET
+    end: int = UNSET
+
+
+def due(level: Level) -> list[int]:
+    """Symbols that need a new seal: the frontier moved, or a sealed block changed."""
+    state = level.state
+    moved = np.flatnonzero(state.sym[: state.reg[REG_SYMBOLS], S_MOVED])
+    dirty = state.slot[np.flatnonzero(state.slot[:, B_DIRTY]), B_SYMBOL]
+    return [int(symbol) for symbol in np.union1d(moved, dirty)]
+
+
+def write_seal(level: Level, ledgers: dict[int, Ledger], symbol: int, bound: int) -> SealWrite:
+    """The seal of a symbol as its level stands; notes in the level that its blocks were written.
+
+    `bound` is a lower bound of the log offsets that this batch will get.
+    """
+    state = level.state
+    frontier = int(state.sym[symbol, S_FRONTIER])
+    blocks = []
+    for slot in sorted(level.slots_of(symbol), key=lambda s: int(state.slot[s, B_BLOCK])):
+        block = int(state.slot[slot, B_BLOCK])
+        end = min(frontier, block + level.span)
+        if end <= block or not (state.slot[slot, B_DIRTY] or end > state.slot[slot, B_WRITTEN]):
+            continue
+        cells = np.flatnonzero(state.cells[slot, : end - block, PRESENT])
+        claim = _claim(level, slot, end)
+        if len(cells) or claim is not None:
+            blocks.append(BlockWrite(slot, block, cells, claim))
+        state.slot[slot, B_DIRTY] = 0
+        state.slot[slot, B_WRITTEN] = end
+    state.sym[symbol, S_MOVED] = 0
+    gaps = _update_ledger(level, ledgers.setdefault(symbol, Ledger()), symbol, blocks)
+    return SealWrite(symbol, frontier, log_offset(level, symbol, bound), tuple(blocks), gaps)
+
+
+def _claim(level: Level, slot: int, end: int) -> Interval | None:
+    start, until = (
+        int(level.state.slot[slot, B_CLAIM_START]),
+        int(level.state.slot[slot, B_CLAIM_END]),
+    )
+    return (start, min(until, end)) if start != UNSET and start < end else None
+
+
+def log_offset(level: Level, symbol: int, bound: int) -> int:
+    """Where in the log a reader must begin."""
+    state = level.state
+    lowest = bound
+    from_cell = int(state.sym[symbol, S_FRONTIER]) - int(state.reg[REG_OVERLAP])
+    for slot in level.slots_of(symbol):
+        start = max(0, from_cell - int(state.slot[slot, B_BLOCK]))
+        if start >= level.span:
+            continue
+        cells = state.cells[slot, start:]
+        known = cells[(cells[:, PRESENT] != 0) & (cells[:, OFFSET] >= 0), OFFSET]
+        if len(known):
+            lowest = min(lowest, int(known.min()))
+    return lowest
+
+
+def releasable(level: Level, symbol: int) -> list[int]:
+    """Slots whose block lies behind the frontier and is written.
+
+    The block that the overlap reaches into stays, so that a later seal of the same symbol still
+    knows the log offsets of those bars.
+    """
+    state = level.state
+    frontier = int(state.sym[symbol, S_FRONTIER])
+    keep_from = frontier - int(state.reg[REG_OVERLAP])
+    return [
+        slot
+        for slot in level.slots_of(symbol)
+        if int(state.slot[slot, B_BLOCK]) + level.span <= min(frontier, keep_from)
+        and not state.slot[slot, B_DIRTY]
+    ]
+
+
+def _update_ledger(
+    level: Level, ledger: Ledger, symbol: int, blocks: list[BlockWrite]
+) -> dict[int, int | None]:
+    state = level.state
+    first, frontier = int(state.sym[symbol, S_FIRST]), int(state.sym[symbol, S_FRONTIER])
+    if first == UNSET or first >= frontier:
+        return {}
+    before = ledger.gaps
+    gaps = before
+    if ledger.start == UNSET:
+        ledger.start = ledger.end = first
+    if first < ledger.start:
+        gaps = gaps.replace(first, ledger.start, [(first, ledger.start)])
+        ledger.start = first
+    if frontier > ledger.end:
+        gaps = gaps.replace(ledger.end, frontier, [(ledger.end, frontier)])
+        ledger.end = frontier
+    for write in blocks:
+        low, high = max(first, write.block), min(frontier, write.block + level.span)
+        if low < high:
+            present = Coverage.of(
+                (write.block + int(k), write.block + int(k) + 1) for k in write.cells
+            )
+            gaps = gaps.replace(low, high, present.missing(low, high))
+    ledger.gaps = gaps
+    return ledger_changes(before, gaps)
+
+
+def ledger_changes(before: Coverage, after: Coverage) -> dict[int, int | None]:
+    """Start of each gap whose entry changed, with its end now or None."""
+    if before == after:
+        return {}
+    old, new = dict(before.intervals), dict(after.intervals)
+    changes: dict[int, int | None] = {start: None for start in old if start not in new}
+    changes.update({start: end for start, end in new.items() if old.get(start) != end})
+    return dict(sorted(changes.items()))
