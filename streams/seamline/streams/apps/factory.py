@@ -1,0 +1,136 @@
+"""The machines of one preset: what they share, made once per worker.
+
+Decides: which ids and schemas a preset's machines write with, where their local files are, and that
+kernels are compiled before any partition is owned. Must not know: partitions' data, Faust.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from seamline.presets.model import Preset
+from seamline.schemas.codec import encode_bars
+from seamline.schemas.codec_blocks import encode_block
+from seamline.schemas.columns import BarColumns, Block, ConformedColumns
+from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.times import NS_PER_S
+from seamline.schemas.topics import partition_of, subject_of, topic_name
+from seamline.streams.apps.intake import Resolve
+from seamline.streams.apps.machine import PartitionMachine
+from seamline.streams.apps.memory_log import MemoryLog, MemoryRecord
+from seamline.streams.apps.protocol import ROLES, PartitionReader
+from seamline.streams.apps.rebuild import Setting, rebuild
+from seamline.streams.kernel.validate import CANARY, STRICT
+
+
+class OhlcvFactory:
+    """Machines of an `ohlcv` preset and of all that is derived from it."""
+
+    def __init__(
+        self,
+        *,
+        preset: Preset,
+        derived: tuple[Preset, ...],
+        ids: Mapping[str, int],
+        resolve: Resolve,
+        mode: str,
+        owner: str,
+        directory: Path,
+        incarnation: str,
+    ) -> None:
+        self._setting = Setting(preset, derived, ids, resolve, mode, owner, directory, incarnation)
+
+    def rebuild(self, reader: PartitionReader) -> PartitionMachine:
+        return rebuild(self._setting, reader)
+
+    def series(self) -> Sequence[tuple[str, str]]:
+        preset = self._setting.preset
+        return [
+            (subject_of(topic_name(preset.id, role)), mode)
+            for role in ROLES
+            for mode in (CANARY, STRICT)
+        ]
+
+    def warm(self) -> None:
+        """Compile every kernel by running a few bars through a machine of its own: flat, as a
+        block, late, revised, and back from the log."""
+        setting = self._setting
+        with tempfile.TemporaryDirectory() as directory:
+            scratch = replace(
+                setting,
+                resolve=lambda number: SCHEMAS[_WARM_SCHEMAS[number]],
+                directory=Path(directory),
+            )
+            symbol = _symbol_of_partition_0(setting.preset.partitions)
+            log = MemoryLog(0)
+            machine = rebuild(scratch, log)
+            for bars, source in ((3 * setting.preset.block_rows, 1), (10, 0)):
+                records = _warm_bars(setting.preset, symbol, bars, source)
+                log.commit(machine, machine.step("live", records, 0, _WARM_CLOCK_NS))
+            records = _warm_block(setting.preset, symbol)
+            log.commit(machine, machine.step("backfill", records, 0, _WARM_CLOCK_NS))
+            machine.close()
+            rebuild(scratch, log).close()
+
+
+_WARM_SCHEMAS = {1: "bar", 2: "bar_block"}
+_WARM_CLOCK_NS = 4_000_000_000 * NS_PER_S
+
+
+def _symbol_of_partition_0(partitions: int) -> str:
+    names = (f"WARM{i}/USDT" for i in range(100 * partitions))
+    return next(name for name in names if partition_of(name, partitions) == 0)
+
+
+def _warm_columns(preset: Preset, bars: int, source: int) -> BarColumns:
+    start_ns = preset.block_start_of(1_000_000_000 * NS_PER_S)
+    times = start_ns + np.arange(bars) * preset.interval_ns
+    one = np.ones(bars)
+    return BarColumns(
+        open_time_ns=times,
+        open=one + source,
+        high=one + source,
+        low=one + source,
+        close=one + source,
+        volume=one,
+        quote_volume=one,
+        trades=np.ones(bars, np.int64),
+        first_trade_id=np.arange(bars),
+        last_trade_id=np.arange(bars),
+        source=np.full(bars, source, np.uint8),
+        closed=np.ones(bars, bool),
+        received_time_ns=times,
+    )
+
+
+def _warm_bars(preset: Preset, symbol: str, bars: int, source: int) -> list[MemoryRecord]:
+    values = encode_bars([symbol] * bars, _warm_columns(preset, bars, source), 1)
+    topic = topic_name(preset.id, "live")
+    return [
+        MemoryRecord(topic, 0, offset, 0, symbol.encode(), value)
+        for offset, value in enumerate(values)
+    ]
+
+
+def _warm_block(preset: Preset, symbol: str) -> list[MemoryRecord]:
+    columns = ConformedColumns.of_landing(_warm_columns(preset, 10, 0))
+    start_ns = int(columns.open_time_ns[0])
+    block = Block(
+        symbol=symbol,
+        block_start_ns=start_ns,
+        block_end_ns=start_ns + preset.block_ns,
+        interval_ns=preset.interval_ns,
+        range_start_ns=start_ns,
+        complete_through_ns=start_ns + preset.block_ns,
+        columns=columns,
+        digest=block_digest(symbol, columns),
+        landing=True,
+    )
+    topic = topic_name(preset.id, "backfill")
+    return [MemoryRecord(topic, 0, 0, 0, symbol.encode(), encode_block(block, 2))]

@@ -1,0 +1,383 @@
+"""Landed records become rows of a level, or go to quarantine.
+
+Decides: which writer schema a record has, whether its bytes, key, partition and values are right,
+and the order of its rows. Invariants: every record becomes rows, a heartbeat, a counted preview, or
+a quarantined record with its original bytes; none disappears; rows keep the order of the log. Must
+not know: what a row does to a bar (the kernel), how anything is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seamline.presets.model import Preset
+from seamline.schemas.codec import REASONS, BarDecoder, schema_ids
+from seamline.schemas.codec_blocks import decode_block
+from seamline.schemas.columns import BACKFILL, I8, LIVE, BarColumns, Block, Bool
+from seamline.schemas.contract import Schema
+from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.times import NS_PER_S
+from seamline.schemas.topics import (
+    HEADER_DETAIL,
+    HEADER_ORIGIN_OFFSET,
+    HEADER_ORIGIN_PARTITION,
+    HEADER_ORIGIN_TIMESTAMP_MS,
+    HEADER_ORIGIN_TOPIC,
+    HEADER_REASON,
+    HEADER_WATERMARK_NS,
+    partition_of,
+)
+from seamline.streams.apps.protocol import Header, Record, Role
+from seamline.streams.kernel.level import (
+    BLOCK_BAR,
+    BLOCK_END,
+    CELL,
+    CLAIM,
+    EVENT,
+    FLAGS,
+    HEARTBEAT,
+    ORIGIN,
+    SYMBOL,
+    UNTIL,
+    Level,
+    Rows,
+)
+from seamline.streams.kernel.validate import RULES, first_rule, judged, outcome
+
+# A closed bar cannot close in the future; clocks of a venue and an owner differ by less than this.
+CLOCK_SKEW_NS: Final = 10 * NS_PER_S
+UNDECODABLE: Final = "undecodable"
+WRONG_PARTITION: Final = "wrong_partition"
+KEY_MISMATCH: Final = "key_mismatch"
+UNKNOWN_SCHEMA: Final = "unknown_schema"
+REGISTRY_UNAVAILABLE: Final = "registry_unavailable"
+NULL_VALUE: Final = "null_value"
+INVALID_BLOCK: Final = "invalid_block"
+INVALID_TIMESTAMP: Final = "invalid_timestamp"
+TOO_MANY_SYMBOLS: Final = "too_many_symbols"
+
+# Beside the rules: rows of a symbol that went to quarantine.
+QUARANTINED: Final = "quarantined"
+
+# What a record is.
+REFUSED, FLAT, BLOCK, BEAT = range(4)
+
+# Schema id -> approved schema, None for an unknown one; raises TransportError without a registry.
+Resolve = Callable[[int], Schema | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A record that was not taken, why, and more about it for people."""
+
+    record: Record
+    reason: str
+    detail: str = ""
+
+    def headers(self) -> tuple[Header, ...]:
+        """The record's own headers, then ours."""
+        record = self.record
+        return (
+            *record.headers,
+            (HEADER_REASON, self.reason.encode()),
+            (HEADER_DETAIL, self.detail.encode()),
+            (HEADER_ORIGIN_TOPIC, record.topic.encode()),
+            (HEADER_ORIGIN_PARTITION, str(record.partition).encode()),
+            (HEADER_ORIGIN_OFFSET, str(record.offset).encode()),
+            (HEADER_ORIGIN_TIMESTAMP_MS, str(record.timestamp).encode()),
+        )
+
+
+@dataclass(slots=True)
+class Taken:
+    """What records[start:next_index] were. `findings`: (symbol id, rule) -> rows."""
+
+    next_index: int
+    parts: list[Rows] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+    failed: int = 0
+    previews: int = 0
+    heartbeats: int = 0
+    bars: int = 0
+
+    def rows(self) -> Rows:
+        return Rows.concat(self.parts) if self.parts else Rows.empty(0)
+
+
+class Intake:
+    """Takes the landed records of one partition. One thread at a time."""
+
+    def __init__(
+        self, preset: Preset, partition: int, level: Level, resolve: Resolve, mode: str
+    ) -> None:
+        self._preset = preset
+        self._partition = partition
+        self._level = level
+        self._resolve = resolve
+        self._mode = mode
+        self._decoder = BarDecoder()
+        # Symbol number of the decoder -> of the level; -1: belongs to another partition.
+        self._ids = np.empty(0, np.int64)
+
+    def take(
+        self, role: Role, records: Sequence[Record], start: int, rows_max: int, clock_ns: int
+    ) -> Taken:
+        """Take records from `start` on, until `rows_max` rows or the end."""
+        part = records[start : start + rows_max]
+        ids = schema_ids([record.value or b"" for record in part])
+        kinds = self._kinds(part, ids)
+        weight = np.where(kinds == BLOCK, self._preset.block_rows, 1)
+        fit = max(1, int(np.searchsorted(np.cumsum(weight), rows_max, side="right")))
+        part, kinds = part[:fit], kinds[:fit]
+        taken = Taken(start + len(part))
+        for at in np.flatnonzero(kinds == REFUSED).tolist():
+            self._refuse(taken, part[at], *self._why_refused(part[at], int(ids[at])))
+        flat = np.flatnonzero(kinds == FLAT)
+        rows, positions = self._flat(role, part, flat, taken, clock_ns)
+        done = 0
+        for at in np.flatnonzero((kinds == BLOCK) | (kinds == BEAT)).tolist():
+            upto = int(np.searchsorted(positions, at))
+            if upto > done:
+                taken.parts.append(Rows(rows.cols[done:upto], rows.vals[done:upto]))
+                done = upto
+            if kinds[at] == BEAT:
+                taken.parts.append(self._heartbeat(part[at]))
+                taken.heartbeats += 1
+                continue
+            block = self._block(part[at], taken, clock_ns)
+            if block is not None:
+                taken.parts.append(block)
+        if len(positions) > done:
+            taken.parts.append(Rows(rows.cols[done:], rows.vals[done:]))
+        return taken
+
+    def _kinds(self, part: Sequence[Record], ids: I8) -> NDArray[np.uint8]:
+        """What each record is, by its writer schema."""
+        kinds = np.full(len(part), REFUSED, np.uint8)
+        for number in np.unique(ids).tolist():
+            places = ids == number
+            name, _, _ = self._schema_of(number)
+            if name:
+                kinds[places] = BLOCK if name == "bar_block" else FLAT
+                continue
+            for at in np.flatnonzero(places).tolist():
+                if part[at].value is None and _watermark(part[at]) is not None:
+                    kinds[at] = BEAT
+        return kinds
+
+    def _why_refused(self, record: Record, number: int) -> tuple[str, str]:
+        if record.value is None:
+            return NULL_VALUE, "no heartbeat headers"
+        _, reason, detail = self._schema_of(number)
+        return reason, detail
+
+    def _schema_of(self, number: int) -> tuple[str, str, str]:
+        if number < 0:
+            return "", UNDECODABLE, "not framed: no magic byte and schema id"
+        try:
+            schema = self._resolve(number)
+        except TransportError as error:
+            return "", REGISTRY_UNAVAILABLE, f"schema id {number}: {error.message}"
+        if schema is None:
+            return "", UNKNOWN_SCHEMA, f"schema id {number} is not of the approved bundle"
+        if schema.name not in ("bar", "bar_block"):
+            return "", UNKNOWN_SCHEMA, f"schema id {number} is a {schema.name}"
+        return schema.name, "", ""
+
+    def _refuse(
+        self, taken: Taken, record: Record, reason: str, detail: str, *, symbol: int = -1
+    ) -> None:
+        taken.quarantined.append(Quarantined(record, reason, detail))
+        taken.failed += 1
+        taken.findings[symbol, reason] += 1
+        taken.findings[symbol, QUARANTINED] += 1
+
+    def _heartbeat(self, record: Record) -> Rows:
+        rows = Rows.empty(1)
+        rows.cols[0, EVENT] = HEARTBEAT
+        rows.cols[0, CELL] = self._preset.cell_of(_watermark(record) or 0)
+        return rows
+
+    def _flat(
+        self,
+        role: Role,
+        part: Sequence[Record],
+        places: NDArray[np.intp],
+        taken: Taken,
+        clock_ns: int,
+    ) -> tuple[Rows, NDArray[np.intp]]:
+        """Rows of the flat bars among `part` and the place of each."""
+        if not len(places):
+            return Rows.empty(0), places
+        records = part if len(places) == len(part) else [part[at] for at in places.tolist()]
+        decoded = self._decoder.decode([record.value for record in records])  # type: ignore[misc]
+        self._learn()
+        rows, rules = self._judged(decoded.columns, clock_ns)
+        blocked, flags = outcome(rules, mode=self._mode, off_grid=self._preset.off_grid)
+        ids = np.where(decoded.sid >= 0, self._ids[decoded.sid], -1)
+        encoded = self._decoder.table.encoded
+        expected = [encoded[sid] for sid in decoded.sid.tolist()]
+        keys = [record.key for record in records]
+        wrong_key = np.zeros(len(records), bool)
+        if keys != expected:
+            wrong_key[:] = [a != b for a, b in zip(keys, expected, strict=True)]
+        good = decoded.ok & ~blocked & ~wrong_key & (ids >= 0)
+        keep = good & decoded.columns.closed
+        taken.previews += int(np.count_nonzero(good & ~decoded.columns.closed))
+        taken.bars += int(np.count_nonzero(keep))
+        for at in np.flatnonzero(~good).tolist():
+            reason, detail = self._flat_reason(decoded.code[at], ids[at], wrong_key[at], rules[at])
+            self._refuse(taken, records[at], reason, detail, symbol=int(ids[at]))
+        self._count(taken, ids, rules, good)
+        rows.cols[:, SYMBOL] = ids
+        rows.cols[:, FLAGS] = flags
+        rows.cols[:, ORIGIN] = LIVE if role == "live" else BACKFILL
+        if keep.all():
+            return rows, places
+        return Rows(rows.cols[keep], rows.vals[keep]), places[keep]
+
+    def _judged(self, bars: BarColumns, clock_ns: int) -> tuple[Rows, I8]:
+        return judged(
+            bars,
+            interval_ns=self._preset.interval_ns,
+            origin_ns=self._preset.grid_origin_ns,
+            latest_ns=clock_ns + CLOCK_SKEW_NS,
+        )
+
+    def _learn(self) -> None:
+        """Number the symbols that the decoder has seen for the first time."""
+        names = self._decoder.symbols
+        known = len(self._ids)
+        if len(names) == known:
+            return
+        fresh = [self._symbol(name) for name in names[known:]]
+        self._ids = np.concatenate([self._ids, np.array(fresh, np.int64)])
+
+    def _symbol(self, name: str) -> int:
+        if partition_of(name, self._preset.partitions) != self._partition:
+            return -1
+        return self._level.symbol_id(name)
+
+    @staticmethod
+    def _flat_reason(code: int, symbol: int, wrong_key: bool, rules: int) -> tuple[str, str]:
+        if code:
+            reason = REASONS[code]
+            if reason in (INVALID_TIMESTAMP, TOO_MANY_SYMBOLS):
+                return reason, ""
+            return UNDECODABLE, reason
+        if wrong_key:
+            return KEY_MISMATCH, "the key is not the UTF-8 symbol of the value"
+        if symbol < 0:
+            return WRONG_PARTITION, "the producer does not partition by murmur2 of the key"
+        broken = [name for bit, name in RULES.items() if rules & bit]
+        return first_rule(rules), ",".join(broken)
+
+    @staticmethod
+    def _count(
+        taken: Taken,
+        ids: I8,
+        rules: I8,
+        good: Bool,
+    ) -> None:
+        """Findings of rows that passed all the same (canary)."""
+        for at in np.flatnonzero(good & (rules != 0)).tolist():
+            taken.failed += 1
+            for bit, name in RULES.items():
+                if rules[at] & bit:
+                    taken.findings[int(ids[at]), name] += 1
+
+    def _block(self, record: Record, taken: Taken, clock_ns: int) -> Rows | None:
+        """Rows of one block message: its claim, its bars, its end."""
+        try:
+            block = decode_block(record.value or b"")
+        except ContractError as error:
+            reason = str(error.fields.get("reason", ""))
+            shown = INVALID_TIMESTAMP if reason == INVALID_TIMESTAMP else UNDECODABLE
+            self._refuse(taken, record, shown, str(error))
+            return None
+        problem = self._block_problem(record, block)
+        if problem is not None:
+            self._refuse(taken, record, *problem)
+            return None
+        symbol = self._level.symbol_id(block.symbol)
+        columns = block.columns
+        bars = BarColumns(
+            **{name: getattr(columns, name) for name in BarColumns.DTYPES if name != "closed"},
+            closed=np.ones(len(columns), bool),
+        )
+        rows, rules = self._judged(bars, clock_ns)
+        blocked, flags = outcome(rules, mode=self._mode, off_grid=self._preset.off_grid)
+        if blocked.any():
+            reason = first_rule(int(np.bitwise_or.reduce(rules[blocked])))
+            times = columns.open_time_ns[blocked][:5].tolist()
+            detail = f"{int(blocked.sum())} of {len(rules)} rows, the first at {times} ns"
+            self._refuse(taken, record, reason, detail, symbol=symbol)
+        ids = np.full(len(rules), symbol)
+        self._count(taken, ids, rules, ~blocked)
+        rows.cols[:, FLAGS] = flags
+        rows.cols[:, EVENT] = BLOCK_BAR
+        keep = ~blocked
+        parts = [self._claim(block), Rows(rows.cols[keep], rows.vals[keep]), self._end(block)]
+        whole = Rows.concat([part for part in parts if part is not None])
+        whole.cols[:, SYMBOL] = symbol
+        whole.cols[:, ORIGIN] = BACKFILL
+        taken.bars += int(keep.sum())
+        return whole
+
+    def _block_problem(self, record: Record, block: Block) -> tuple[str, str] | None:
+        preset = self._preset
+        if record.key != block.symbol.encode():
+            return KEY_MISMATCH, "the key is not the UTF-8 symbol of the value"
+        if partition_of(block.symbol, preset.partitions) != self._partition:
+            return WRONG_PARTITION, "the producer does not partition by murmur2 of the key"
+        start, end = block.block_start_ns, block.block_end_ns
+        if block.interval_ns != preset.interval_ns or end - start != preset.block_ns:
+            return INVALID_BLOCK, f"not a block of {preset.block_rows} x {preset.interval_ns} ns"
+        if preset.block_start_of(start) != start:
+            return INVALID_BLOCK, "does not start where a block of the preset starts"
+        times = block.columns.open_time_ns
+        through = block.complete_through_ns
+        if len(times) and (times.min() < start or times.max() >= end):
+            return INVALID_BLOCK, "a row lies outside the block"
+        if not start <= block.range_start_ns < end or (through is not None and through > end):
+            return INVALID_BLOCK, "its range lies outside the block"
+        if block.digest != block_digest(block.symbol, block.columns):
+            return INVALID_BLOCK, "the digest is not that of the rows"
+        return None
+
+    def _claim(self, block: Block) -> Rows | None:
+        """The range that the source answered for, as whole cells."""
+        if block.complete_through_ns is None:
+            return None
+        rows = Rows.empty(1)
+        preset = self._preset
+        rows.cols[0, EVENT] = CLAIM
+        rows.cols[0, CELL] = -(
+            -(block.range_start_ns - preset.grid_origin_ns) // preset.interval_ns
+        )
+        rows.cols[0, UNTIL] = preset.cell_of(block.complete_through_ns)
+        return rows if rows.cols[0, CELL] < rows.cols[0, UNTIL] else None
+
+    def _end(self, block: Block) -> Rows:
+        rows = Rows.empty(1)
+        rows.cols[0, EVENT] = BLOCK_END
+        rows.cols[0, CELL] = self._preset.cell_of(block.block_start_ns)
+        return rows
+
+
+def _watermark(record: Record) -> int | None:
+    for name, value in record.headers:
+        if name == HEADER_WATERMARK_NS:
+            try:
+                return int(value)
+            except ValueError:
+                return None
+    return None

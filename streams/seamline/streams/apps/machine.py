@@ -1,0 +1,310 @@
+"""All decisions for one partition of one preset: landed records in, transactions out.
+
+Decides: the order inside a step, the known time, when a heartbeat alone is worth a commit, when
+open bars have waited long enough. Invariants: everything that a step causes is in its batches, the
+position last; the position never covers a record whose effects are not in it; known time grows from
+step to step. Must not know: Kafka clients, Faust, how records are fetched.
+
+Commit order of a step (one transaction, so readers see all of it or nothing):
+  1. log rows of the preset          2. its blocks, superseded values, ledger, reports, seals
+  3. the same for each derived preset   4. quarantine    5. position
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from seamline.schemas.columns import I8
+from seamline.schemas.records import encode_record
+from seamline.schemas.times import NS_PER_S, NS_PER_US
+from seamline.schemas.topics import POSITION_KEY, subject_of, topic_name
+from seamline.streams.apps.intake import Intake, Taken
+from seamline.streams.apps.protocol import ROLES, STEP_ROWS_MAX, Batch, Record, Role, Step
+from seamline.streams.apps.stage import Stage, fingerprint_header
+from seamline.streams.kernel.level import (
+    CELL,
+    COUNTED,
+    EVENT,
+    FRONTIER,
+    KNOWN,
+    OFFSET,
+    PRESENT,
+    REG_SYMBOLS,
+    REG_WATERMARK,
+    S_COUNTS,
+    S_FRONTIER,
+    S_MOVED,
+    S_STABLE,
+    SYMBOL,
+    UNSET,
+    Rows,
+)
+
+# Records that change nothing but the watermark are worth one commit in this time.
+HEARTBEAT_COMMIT_NS: Final = NS_PER_S
+# How often open bars and idle symbols are looked over.
+CARE_NS: Final = 10 * NS_PER_S
+RESEAL_NS: Final = 24 * 3_600 * NS_PER_S
+# An open bar may wait for its seal for this part of the log's retention.
+RETENTION_PARTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Where in a step's batches the offsets of a stage are, and how many log rows it has."""
+
+    stage: int
+    log: int | None
+    log_rows: int
+    blocks: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What `committed` needs to know of its step."""
+
+    position: Mapping[str, int]
+    sent: tuple[Sent, ...]
+
+
+@dataclass(slots=True)
+class Clockwork:
+    """Times that the machine remembers (ns)."""
+
+    known_ns: int
+    committed_ns: int = 0
+    cared_ns: int = 0
+
+
+@dataclass(slots=True)
+class Pending:
+    """What has happened since the last step that had something to write."""
+
+    records: int = 0
+    findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+
+
+class PartitionMachine:
+    """The machine of one partition. `stages[0]` is the preset, the others are derived from it."""
+
+    def __init__(
+        self,
+        *,
+        stages: Sequence[Stage],
+        intake: Intake,
+        partition: int,
+        owner: str,
+        position: Mapping[str, int],
+        known_ns: int,
+        rows_total: int,
+        ids: Mapping[str, int],
+        mode: str,
+    ) -> None:
+        self._stages = stages
+        self._parent = stages[0]
+        self._intake = intake
+        self._partition = partition
+        self._owner = owner
+        self._position = dict(position)
+        self._next = dict(position)
+        self._clock = Clockwork(known_ns)
+        self._rows_total = rows_total
+        self._ids = ids
+        self._mode = mode
+        self._pending = Pending()
+        self._counts = self._counted()
+
+    @property
+    def position(self) -> Mapping[str, int]:
+        return self._position
+
+    @property
+    def frontier_ns(self) -> int | None:
+        state = self._parent.level.state
+        frontiers = state.sym[: state.reg[REG_SYMBOLS], S_FRONTIER]
+        frontiers = frontiers[frontiers != UNSET]
+        return self._parent.time_of(int(frontiers.min())) if len(frontiers) else None
+
+    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
+        """Decide for records[start:], at most STEP_ROWS_MAX rows of it."""
+        taken = self._intake.take(role, records, start, STEP_ROWS_MAX, clock_ns)
+        self._next[role] = records[taken.next_index - 1].offset + 1
+        self._pending.records += taken.next_index - start
+        self._pending.findings.update(taken.findings)
+        known_ns = self._known(clock_ns)
+        self._merge(taken.rows(), known_ns)
+        return self._step(taken, role, known_ns, clock_ns)
+
+    def _known(self, clock_ns: int) -> int:
+        """The owner's clock, but never the same microsecond twice."""
+        return max(clock_ns - clock_ns % NS_PER_US, self._clock.known_ns + NS_PER_US)
+
+    def _merge(self, rows: Rows, known_ns: int) -> None:
+        if not len(rows.cols):
+            return
+        derived = self._parent.merge(rows, known_ns)
+        for stage, part in zip(self._stages[1:], derived, strict=True):
+            if len(part.cols):
+                for name in self._parent.level.symbols[len(stage.level.symbols) :]:
+                    stage.level.symbol_id(name)
+                stage.merge(part, known_ns)
+
+    def _step(self, taken: Taken | None, role: str, known_ns: int, clock_ns: int) -> Step:
+        findings = self._pending.findings
+        sealed = sum(stage.sealed for stage in self._stages)
+        for number, stage in enumerate(self._stages):
+            stage.seal(known_ns, findings if number == 0 else Counter())
+        sealed = sum(stage.sealed for stage in self._stages) - sealed
+        batches: list[Batch] = []
+        sent = [self._collect(number, batches) for number in range(len(self._stages))]
+        bars = 0 if taken is None else taken.bars
+        next_index = 0 if taken is None else taken.next_index
+        if taken is not None and taken.quarantined:
+            batches.append(self._quarantine(taken))
+        idle = (
+            not batches and not bars and clock_ns - self._clock.committed_ns < HEARTBEAT_COMMIT_NS
+        )
+        if idle or (taken is None and not batches):
+            return Step((), next_index, bars)
+        self._clock.known_ns = known_ns
+        self._clock.committed_ns = clock_ns
+        self._rows_total += bars
+        batches.append(self._position_batch(known_ns))
+        self._pending = Pending(findings=findings)
+        return Step(
+            batches=tuple(batches),
+            next_index=next_index,
+            rows=bars,
+            counts=self._count(taken),
+            quarantined=_by_reason(taken),
+            failures=self._failures(taken, role),
+            seals=sealed,
+            note=Note(dict(self._next), tuple(sent)),
+        )
+
+    def _collect(self, number: int, batches: list[Batch]) -> Sent:
+        log = blocks = None
+        rows = 0
+        for role, batch in self._stages[number].take_batches():
+            if role == "conformed":
+                log, rows = len(batches), len(batch.values)
+            elif role == "storage":
+                blocks = len(batches)
+            batches.append(batch)
+        return Sent(number, log, rows, blocks)
+
+    def _quarantine(self, taken: Taken) -> Batch:
+        return Batch(
+            topic=topic_name(self._parent.preset.id, "quarantine"),
+            keys=[refused.record.key for refused in taken.quarantined],
+            values=[refused.record.value for refused in taken.quarantined],
+            headers=[refused.headers() for refused in taken.quarantined],
+        )
+
+    def _position_batch(self, known_ns: int) -> Batch:
+        parent = self._parent
+        watermark = int(parent.level.state.reg[REG_WATERMARK])
+        record = {
+            "partition": self._partition,
+            "live_offset": self._next["live"],
+            "backfill_offset": self._next["backfill"],
+            "watermark_ns": None if watermark == UNSET else parent.time_of(watermark),
+            "known_time_ns": known_ns,
+            "owner": self._owner,
+            "conformed_offset": parent.bound,
+            "rows_total": self._rows_total,
+        }
+        value = encode_record("position", record, self._ids["position"])
+        return Batch(
+            topic=topic_name(parent.preset.id, "positions"),
+            keys=[POSITION_KEY],
+            values=[value],
+            headers=fingerprint_header("position"),
+        )
+
+    def _counted(self) -> I8:
+        state = self._parent.level.state
+        total: I8 = state.sym[: state.reg[REG_SYMBOLS], S_COUNTS:].sum(axis=0)
+        return total
+
+    def _count(self, taken: Taken | None) -> dict[str, int]:
+        now = self._counted()
+        fresh = dict(zip(COUNTED, (now - self._counts).tolist(), strict=True))
+        self._counts = now
+        if taken is not None:
+            fresh["previews"] = taken.previews
+            fresh["heartbeats"] = taken.heartbeats
+        return fresh
+
+    def _failures(self, taken: Taken | None, role: str) -> dict[tuple[str, str], int]:
+        if taken is None or not taken.failed:
+            return {}
+        subject = subject_of(topic_name(self._parent.preset.id, role))
+        return {(subject, self._mode): taken.failed}
+
+    def tick(self, clock_ns: int) -> Step | None:
+        """Seal what has been open for too long; give idle symbols a newer log offset."""
+        if clock_ns - self._clock.cared_ns < CARE_NS:
+            return None
+        self._clock.cared_ns = clock_ns
+        known_ns = self._known(clock_ns)
+        for number, stage in enumerate(self._stages):
+            oldest_ns = clock_ns - stage.preset.conformed_retention_ns // RETENTION_PARTS
+            self._seal_partial(number, oldest_ns, known_ns)
+            for symbol, facts in stage.seals.items():
+                idle = clock_ns - facts.known_ns >= RESEAL_NS
+                if idle and facts.conformed_offset < stage.bound:
+                    stage.reseal(symbol, known_ns)
+        return self._step(None, ROLES[0], known_ns, clock_ns)
+
+    def _seal_partial(self, number: int, oldest_ns: int, known_ns: int) -> None:
+        """Move the frontier into the open block where a bar has waited since before `oldest_ns`."""
+        stage = self._stages[number]
+        state = stage.level.state
+        for symbol in range(int(state.reg[REG_SYMBOLS])):
+            frontier, stable = int(state.sym[symbol, S_FRONTIER]), int(state.sym[symbol, S_STABLE])
+            if frontier == UNSET or stable <= frontier:
+                continue
+            waiting = False
+            for slot in stage.level.slots_of(symbol):
+                cells = state.cells[slot]
+                held = (cells[:, PRESENT] != 0) & (cells[:, OFFSET] >= 0)
+                waiting = waiting or bool((cells[held, KNOWN] < oldest_ns).any())
+            if not waiting:
+                continue
+            state.sym[symbol, S_FRONTIER] = stable
+            state.sym[symbol, S_MOVED] = 1
+            if number == 0:
+                self._push_frontier(symbol, stable, known_ns)
+
+    def _push_frontier(self, symbol: int, frontier: int, known_ns: int) -> None:
+        for stage, ratio in zip(self._stages[1:], self._parent.level.ratios.tolist(), strict=True):
+            rows = Rows.empty(1)
+            rows.cols[0, EVENT] = FRONTIER
+            rows.cols[0, SYMBOL] = symbol
+            rows.cols[0, CELL] = frontier // ratio
+            stage.merge(rows, known_ns)
+
+    def committed(self, step: Step, offsets: Mapping[int, Sequence[int]]) -> None:
+        """The step's transaction is committed; note where the broker put it."""
+        note: Note = step.note
+        self._position = dict(note.position)
+        for sent in note.sent:
+            self._stages[sent.stage].committed(
+                sent.log_rows,
+                None if sent.log is None else offsets[sent.log][0],
+                () if sent.blocks is None else offsets[sent.blocks],
+            )
+
+    def close(self) -> None:
+        for stage in self._stages:
+            stage.index.close()
+
+
+def _by_reason(taken: Taken | None) -> dict[str, int]:
+    if taken is None:
+        return {}
+    return dict(Counter(refused.reason for refused in taken.quarantined))

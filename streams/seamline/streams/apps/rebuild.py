@@ -1,0 +1,261 @@
+"""A machine from its own log.
+
+Decides: what is read back, in which order, and what each record means for the state. Invariants: a
+rebuilt machine decides every later record like the one that wrote the log; what is read ends at one
+fence per topic, taken after the former owner was fenced. Must not know: how records are fetched.
+
+Order: position, then for each level seals, ledger, block index, and the log from the lowest offset
+that a seal names (or from its beginning where there is no seal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from seamline.connectors.stores.block_index import BlockIndex, Entry
+from seamline.presets.model import Preset
+from seamline.schemas.codec import ConformedDecoder
+from seamline.schemas.codec_blocks import decode_block
+from seamline.schemas.columns import I8, SOURCES, ConformedColumns
+from seamline.schemas.errors import ContractError
+from seamline.schemas.records import decode_record
+from seamline.schemas.topics import (
+    parse_gap_key,
+    parse_storage_key,
+    parse_symbol_key,
+    topic_name,
+)
+from seamline.streams.apps.intake import Intake, Resolve
+from seamline.streams.apps.machine import PartitionMachine
+from seamline.streams.apps.protocol import PartitionReader, Stored
+from seamline.streams.apps.stage import SLOTS_STEP, Stage, SymbolSeal, cells_of_columns
+from seamline.streams.kernel.coverage import Coverage
+from seamline.streams.kernel.level import (
+    CELL,
+    OFFSET,
+    REG_WATERMARK,
+    S_FIRST,
+    S_FRONTIER,
+    SYMBOL,
+    UNSET,
+    Level,
+    Rows,
+    Written,
+)
+from seamline.streams.kernel.restore import FINISHED, SLOTS, restore, settle_newest
+from seamline.streams.kernel.seal import Ledger
+
+NO_POSITION: Final = {
+    "live_offset": 0,
+    "backfill_offset": 0,
+    "watermark_ns": None,
+    "known_time_ns": 0,
+    "rows_total": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all machines of one preset share. `ids`: schema name -> registry id; `incarnation` tells
+    one life of a topic from another, so that a local index of a former life is not believed."""
+
+    preset: Preset
+    derived: tuple[Preset, ...]
+    ids: Mapping[str, int]
+    resolve: Resolve
+    mode: str
+    owner: str
+    directory: Path
+    incarnation: str
+
+
+def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
+    """The machine of `reader.partition` as the log has it."""
+    position = _position(setting, reader)
+    stages: list[Stage] = []
+    try:
+        for preset in (setting.preset, *setting.derived):
+            stages.append(_stage(setting, preset, reader, position["watermark_ns"], stages))
+    except BaseException:
+        for stage in stages:
+            stage.index.close()
+        raise
+    parent = stages[0]
+    intake = Intake(setting.preset, reader.partition, parent.level, setting.resolve, setting.mode)
+    return PartitionMachine(
+        stages=stages,
+        intake=intake,
+        partition=reader.partition,
+        owner=setting.owner,
+        position={"live": position["live_offset"], "backfill": position["backfill_offset"]},
+        known_ns=position["known_time_ns"],
+        rows_total=position["rows_total"],
+        ids=setting.ids,
+        mode=setting.mode,
+    )
+
+
+def _position(setting: Setting, reader: PartitionReader) -> Mapping[str, Any]:
+    found = reader.latest(topic_name(setting.preset.id, "positions"))
+    return decode_record("position", found[-1][1]) if found else NO_POSITION
+
+
+def make_level(preset: Preset, parent: Preset, derived: tuple[Preset, ...]) -> Level:
+    """The empty level of a preset; `derived` are the presets whose windows it feeds."""
+    return Level(
+        span=preset.block_rows,
+        stabilization_bars=parent.stabilization_bars,
+        ratios=tuple(child.interval_ns // preset.interval_ns for child in derived),
+        derived=preset.id != parent.id,
+        rank=tuple(parent.authority.index(source) for source in SOURCES),
+    )
+
+
+def _stage(
+    setting: Setting,
+    preset: Preset,
+    reader: PartitionReader,
+    watermark_ns: int | None,
+    before: list[Stage],
+) -> Stage:
+    derived = () if before else setting.derived
+    level = make_level(preset, setting.preset, derived)
+    if before:
+        # Symbols have one number on all levels.
+        for name in before[0].level.symbols:
+            level.symbol_id(name)
+    elif watermark_ns is not None:
+        level.state.reg[REG_WATERMARK] = preset.cell_of(watermark_ns)
+    storage = topic_name(preset.id, "storage")
+    path = setting.directory / "index" / preset.id / f"{reader.partition}.sqlite"
+    index = BlockIndex(path, f"{storage} {setting.incarnation}")
+    try:
+        _advance_index(index, storage, reader)
+        stage = Stage(
+            preset, level, index, lambda entry: _load(reader, storage, entry), setting.ids
+        )
+        _seals(stage, reader)
+        _ledgers(stage, reader)
+        _log(stage, reader)
+    except BaseException:
+        index.close()
+        raise
+    return stage
+
+
+def _load(reader: PartitionReader, topic: str, entry: Entry) -> bytes:
+    stored = reader.one(topic, entry.offset)
+    if stored.value is None:
+        raise ContractError(
+            "a block that the index names is a tombstone",
+            parameter="storage",
+            value=f"{entry.symbol}@{entry.start_ns}",
+            fix="Remove the worker's index directory; it is rebuilt from storage",
+        )
+    return stored.value
+
+
+def _entries(records: Iterable[Stored]) -> Iterable[Entry]:
+    for record in records:
+        if record.key is None or record.value is None:
+            continue
+        block = decode_block(record.value)
+        through = block.complete_through_ns
+        yield Entry(
+            *(*parse_storage_key(record.key), block.digest, len(block.columns)),
+            *(block.range_start_ns, block.range_start_ns if through is None else through),
+            record.offset,
+        )
+
+
+def _advance_index(index: BlockIndex, topic: str, reader: PartitionReader) -> None:
+    """Bring the index up to the fence; start afresh where the topic has been cut back."""
+    fence = reader.fence(topic)
+    if index.next_offset > fence:
+        index.clear()
+    for records in reader.range(topic, index.next_offset):
+        if records:
+            index.load(_entries(records), records[-1].offset + 1)
+
+
+def _seals(stage: Stage, reader: PartitionReader) -> None:
+    level = stage.level
+    for key, value, _ in reader.latest(topic_name(stage.preset.id, "seals")):
+        seal = decode_record("seal", value)
+        symbol = level.symbol_id(parse_symbol_key(key))
+        level.state.sym[symbol, S_FRONTIER] = stage.cell_of(seal["frontier_ns"])
+        if seal["history_start_ns"] < seal["frontier_ns"]:
+            level.state.sym[symbol, S_FIRST] = stage.cell_of(seal["history_start_ns"])
+        stage.seals[symbol] = SymbolSeal(
+            sequence=seal["sequence"],
+            storage_sequence=seal["storage_sequence"],
+            asked_ns=seal["asked_start_ns"],
+            known_ns=seal["known_time_ns"],
+            conformed_offset=seal["conformed_offset"],
+        )
+
+
+def _ledgers(stage: Stage, reader: PartitionReader) -> None:
+    gaps: dict[int, list[tuple[int, int]]] = {}
+    for key, value, _ in reader.latest(topic_name(stage.preset.id, "gaps")):
+        name, _ = parse_gap_key(key)
+        gap = decode_record("gap", value)
+        interval = stage.cell_of(gap["start_ns"]), stage.cell_of(gap["end_ns"])
+        gaps.setdefault(stage.level.symbol_id(name), []).append(interval)
+    state = stage.level.state
+    for symbol in stage.seals:
+        first, frontier = int(state.sym[symbol, S_FIRST]), int(state.sym[symbol, S_FRONTIER])
+        if first < frontier:
+            ledger = Ledger(Coverage.of(gaps.get(symbol, ())))
+            if first != UNSET:
+                ledger.start, ledger.end = first, frontier
+            stage.ledgers[symbol] = ledger
+
+
+def _log(stage: Stage, reader: PartitionReader) -> None:
+    """Put the bars at and above the frontiers back from the log."""
+    topic = topic_name(stage.preset.id, "conformed")
+    fence = reader.fence(topic)
+    stage.bound = fence
+    start = min((facts.conformed_offset for facts in stage.seals.values()), default=0)
+    decoder = ConformedDecoder()
+    numbers = np.empty(0, np.int64)
+    for records in reader.range(topic, start):
+        values = [record.value for record in records if record.value is not None]
+        decoded = decoder.decode(values)
+        if not decoded.ok.all():
+            raise ContractError(
+                "a record that no owner wrote",
+                parameter=topic,
+                value=records[int(np.flatnonzero(~decoded.ok)[0])].offset,
+                fix="Allow only workers to write to conformed topics (`seamline acl plan`)",
+            )
+        names = decoder.symbols[len(numbers) :]
+        fresh = np.array([stage.level.symbol_id(name) for name in names], np.int64)
+        numbers = np.concatenate([numbers, fresh])
+        offsets = np.array([record.offset for record in records], np.int64)
+        _put_back(stage, numbers[decoded.sid], decoded.columns, offsets)
+    settle_newest(stage.level)
+
+
+def _put_back(stage: Stage, symbols: I8, columns: ConformedColumns, offsets: I8) -> None:
+    level = stage.level
+    cols, vals = cells_of_columns(columns)
+    cols[:, SYMBOL] = symbols
+    cols[:, CELL] = stage.cells_of(columns.open_time_ns)
+    cols[:, OFFSET] = offsets
+    rows = Rows(cols, vals)
+    replaced = Written.empty(len(symbols) + 1)
+    at, symbol, block = 0, SLOTS, 0
+    while symbol != FINISHED:
+        at, symbol, block = restore(level.state, rows, at, replaced)
+        if symbol == SLOTS:
+            level.ensure_free(SLOTS_STEP)
+        elif symbol != FINISHED:
+            stage.load_block(int(symbol), int(block))
+    stage.keep_replaced(replaced)

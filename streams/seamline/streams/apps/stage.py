@@ -1,0 +1,522 @@
+"""One level on its way through a transaction: the kernel's level, its index, ledgers and seals.
+
+Decides: when blocks are loaded, what each seal says, what is encoded for which topic. Invariants: a
+block, its seal, the ledger, and the superseded values of its bars are in one transaction; the
+sequence of a symbol's seals has no hole; nothing is written for a level that did not change. Must
+not know: where rows come from (`intake`), how batches are sent (`owner`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from seamline.connectors.stores.block_index import BlockIndex, Entry
+from seamline.presets.model import Preset
+from seamline.schemas.codec import encode_conformed
+from seamline.schemas.codec_blocks import decode_block, encode_block
+from seamline.schemas.columns import F8, I8, PRICE_FIELDS, Block, ConformedColumns
+from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.fingerprint import block_digest, group_of, merkle_group, merkle_top
+from seamline.schemas.records import encode_record
+from seamline.schemas.topics import (
+    HEADER_FINGERPRINT,
+    gap_key,
+    report_key,
+    storage_key,
+    symbol_key,
+    topic_name,
+)
+from seamline.streams.apps.intake import QUARANTINED
+from seamline.streams.apps.protocol import Batch, Header, Want
+from seamline.streams.kernel.level import (
+    B_BLOCK,
+    B_CLAIM_END,
+    B_CLAIM_START,
+    B_SYMBOL,
+    B_WRITTEN,
+    CELL,
+    CELL_WIDTH,
+    CHILD,
+    COUNTED,
+    FIRST_ID,
+    FLAGS,
+    KNOWN,
+    LAST_ID,
+    OFFSET,
+    ORIGIN,
+    PRESENT,
+    RECEIVED,
+    REG_SYMBOLS,
+    REVISION,
+    S_COUNTS,
+    S_FIRST,
+    S_FRONTIER,
+    SEALED,
+    SOURCE,
+    SYMBOL,
+    TRADES,
+    UNSET,
+    VALS_WIDTH,
+    Level,
+    Rows,
+    Written,
+)
+from seamline.streams.kernel.merge import DONE, NEED_BLOCK, NEED_SLOT, merge
+from seamline.streams.kernel.seal import (
+    BlockWrite,
+    Ledger,
+    SealWrite,
+    due,
+    log_offset,
+    releasable,
+    write_seal,
+)
+
+# Slots asked for at once: fewer, larger growths.
+SLOTS_STEP: Final = 64
+LoadBlock = Callable[[Entry], bytes]
+
+
+@dataclass(slots=True)
+class SymbolSeal:
+    """What the newest seal of a symbol said, and the roots that the next one is built on."""
+
+    sequence: int = 0
+    storage_sequence: int = 0
+    asked_ns: int | None = None
+    blocks: int = 0
+    rows: int = 0
+    known_ns: int = 0
+    conformed_offset: int = 0
+    groups: dict[int, bytes] | None = None
+    reported: I8 = field(default_factory=lambda: np.zeros(len(COUNTED), np.int64))
+
+
+@dataclass(slots=True)
+class Output:
+    """Records for one topic of the transaction under way."""
+
+    keys: list[bytes | None] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    want: Want = "none"
+    schema: str = ""
+
+
+class Stage:
+    """One preset's level in one partition. `ids`: schema name -> registry id."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        level: Level,
+        index: BlockIndex,
+        load: LoadBlock,
+        ids: Mapping[str, int],
+    ) -> None:
+        self.preset = preset
+        self.level = level
+        self.index = index
+        self.ledgers: dict[int, Ledger] = {}
+        self.seals: dict[int, SymbolSeal] = {}
+        # Values that a revision replaced, until their block is written: (symbol, block) -> rows.
+        self.replaced: dict[tuple[int, int], list[tuple[I8, F8]]] = {}
+        # Every log row of the next transaction gets this offset or a later one.
+        self.bound = 0
+        self._load = load
+        self._ids = ids
+        self._key_bytes: list[bytes] = []
+        self._outputs: dict[str, Output] = {}
+        self._staged: list[Entry] = []
+        self.sealed = 0
+
+    # --- rows in
+
+    def merge(self, rows: Rows, known_ns: int) -> list[Rows]:
+        """Merge rows; returns the rows of each derived level. Log rows are encoded on the way."""
+        level = self.level
+        n = len(rows.cols)
+        accepted, replaced = Written.empty(n + 2), Written.empty(n + 2)
+        children = len(level.ratios)
+        symbols = int(level.state.reg[REG_SYMBOLS])
+        room = children * (level.span + 4 * symbols + n // 2 + 64) + 64
+        child = Written.empty(room)
+        parts: list[list[Rows]] = [[] for _ in range(children)]
+        at, status = 0, -1
+        while status != DONE:
+            at, status, symbol, block = merge(
+                *(level.state, rows, at, accepted, replaced, child),
+                *(level.ratios, level.rank, known_ns, self.bound),
+            )
+            if status == NEED_BLOCK:
+                self.load_block(int(symbol), int(block))
+            elif status == NEED_SLOT:
+                level.ensure_free(SLOTS_STEP)
+            else:
+                self.keep_replaced(replaced)
+                self._log(accepted)
+                for number in range(children):
+                    parts[number].append(_child_rows(child, number))
+                accepted.count[0] = replaced.count[0] = child.count[0] = 0
+        return [Rows.concat(found) for found in parts]
+
+    def _log(self, accepted: Written) -> None:
+        """Encode the accepted bars at and above the frontier for the log."""
+        n = int(accepted.count[0])
+        open_rows = np.flatnonzero(accepted.cols[:n, SEALED] == 0)
+        if not len(open_rows):
+            return
+        cols, vals = accepted.cols[open_rows], accepted.vals[open_rows]
+        output = self._output("conformed", "conformed_bar", "first")
+        keys = self._keys()
+        symbols = cols[:, SYMBOL]
+        output.values += encode_conformed(
+            keys, symbols.astype(np.int32), self._columns(cols, vals), self._ids["conformed_bar"]
+        )
+        output.keys += [keys[symbol] for symbol in symbols.tolist()]
+
+    def _keys(self) -> list[bytes]:
+        known = self._key_bytes
+        known += [symbol_key(name) for name in self.level.symbols[len(known) :]]
+        return known
+
+    def keep_replaced(self, replaced: Written) -> None:
+        for i in range(int(replaced.count[0])):
+            cols = replaced.cols[i]
+            place = int(cols[SYMBOL]), int(cols[CELL] - cols[CELL] % self.level.span)
+            self.replaced.setdefault(place, []).append((cols.copy(), replaced.vals[i].copy()))
+
+    def _columns(self, cols: I8, vals: F8) -> ConformedColumns:
+        preset = self.preset
+        return ConformedColumns(
+            open_time_ns=cols[:, CELL] * preset.interval_ns + preset.grid_origin_ns,
+            open=np.ascontiguousarray(vals[:, 0]),
+            high=np.ascontiguousarray(vals[:, 1]),
+            low=np.ascontiguousarray(vals[:, 2]),
+            close=np.ascontiguousarray(vals[:, 3]),
+            volume=np.ascontiguousarray(vals[:, 4]),
+            quote_volume=np.ascontiguousarray(vals[:, 5]),
+            trades=np.ascontiguousarray(cols[:, TRADES]),
+            first_trade_id=np.ascontiguousarray(cols[:, FIRST_ID]),
+            last_trade_id=np.ascontiguousarray(cols[:, LAST_ID]),
+            source=cols[:, SOURCE].astype(np.uint8),
+            received_time_ns=np.ascontiguousarray(cols[:, RECEIVED]),
+            revision=cols[:, REVISION].astype(np.int32),
+            flags=cols[:, FLAGS].astype(np.int32),
+            known_time_ns=np.ascontiguousarray(cols[:, KNOWN]),
+            origin=cols[:, ORIGIN].astype(np.uint8),
+        )
+
+    # --- blocks back from storage
+
+    def load_block(self, symbol: int, block: int) -> int:
+        """Put a block into a slot as storage has it, empty where it has none; returns the slot."""
+        level = self.level
+        slot = level.open_slot(symbol, block)
+        entry = self.index.get(level.symbols[symbol], self.time_of(block))
+        if entry is None:
+            return slot
+        stored = decode_block(self._load(entry))
+        fill_slot(level, slot, self.cells_of(stored.columns.open_time_ns), stored.columns)
+        state = level.state
+        state.slot[slot, B_WRITTEN] = min(int(state.sym[symbol, S_FRONTIER]), block + level.span)
+        if entry.claim_end_ns > entry.claim_start_ns:
+            state.slot[slot, B_CLAIM_START] = self.cell_of(entry.claim_start_ns)
+            state.slot[slot, B_CLAIM_END] = self.cell_of(entry.claim_end_ns)
+        return slot
+
+    def time_of(self, cell: int) -> int:
+        return cell * self.preset.interval_ns + self.preset.grid_origin_ns
+
+    def cell_of(self, time_ns: int) -> int:
+        return self.preset.cell_of(time_ns)
+
+    def cells_of(self, times_ns: I8) -> I8:
+        return (times_ns - self.preset.grid_origin_ns) // self.preset.interval_ns
+
+    # --- seals out
+
+    def seal(self, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
+        """Write the blocks, seals, ledger entries and reports of every symbol that needs them."""
+        for symbol in due(self.level):
+            self._seal(write_seal(self.level, self.ledgers, symbol, self.bound), known_ns, findings)
+
+    def reseal(self, symbol: int, known_ns: int) -> None:
+        """The same seal with a newer log offset: an idle symbol must not keep an old one."""
+        frontier = int(self.level.state.sym[symbol, S_FRONTIER])
+        offset = log_offset(self.level, symbol, self.bound)
+        self._seal(SealWrite(symbol, frontier, offset, (), {}), known_ns, Counter())
+
+    def _seal(self, write: SealWrite, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
+        symbol = write.symbol
+        name = self.level.symbols[symbol]
+        facts = self.seals.setdefault(symbol, SymbolSeal())
+        facts.sequence += 1
+        roots = self._roots(facts, name)
+        if write.blocks:
+            facts.storage_sequence = facts.sequence
+        for block in write.blocks:
+            self._write_block(name, facts, roots, block, write, known_ns, findings)
+        first = int(self.level.state.sym[symbol, S_FIRST])
+        frontier_ns = self.time_of(write.frontier)
+        start_ns = frontier_ns if first == UNSET else self.time_of(first)
+        facts.asked_ns = self._asked(name, facts.asked_ns, min(start_ns, frontier_ns))
+        facts.known_ns, facts.conformed_offset = known_ns, write.offset
+        self._put(
+            "seals",
+            "seal",
+            symbol_key(name),
+            {
+                "symbol": name,
+                "frontier_ns": frontier_ns,
+                "conformed_offset": write.offset,
+                "merkle_root": merkle_top(roots.items()),
+                "sequence": facts.sequence,
+                "storage_sequence": facts.storage_sequence,
+                "blocks": facts.blocks,
+                "rows": facts.rows,
+                "history_start_ns": start_ns,
+                "asked_start_ns": facts.asked_ns,
+                "known_time_ns": known_ns,
+            },
+        )
+        self._gaps(name, write.gaps, known_ns)
+        self.sealed += 1
+
+    def _roots(self, facts: SymbolSeal, name: str) -> dict[int, bytes]:
+        if facts.groups is None:
+            members: dict[int, list[tuple[int, bytes, int]]] = {}
+            for entry in self.index.of_symbol(name):
+                number = group_of(entry.start_ns, self.preset.block_ns)
+                members.setdefault(number, []).append((entry.start_ns, entry.digest, entry.rows))
+                facts.blocks += 1
+                facts.rows += entry.rows
+            facts.groups = {number: merkle_group(leaves) for number, leaves in members.items()}
+        return facts.groups
+
+    def _write_block(
+        self,
+        name: str,
+        facts: SymbolSeal,
+        roots: dict[int, bytes],
+        write: BlockWrite,
+        seal: SealWrite,
+        known_ns: int,
+        findings: Counter[tuple[int, str]],
+    ) -> None:
+        state, preset = self.level.state, self.preset
+        cols = state.cells[write.slot, write.cells].copy()
+        cols[:, CELL] = write.block + write.cells
+        columns = self._columns(cols, state.vals[write.slot, write.cells])
+        start_ns = self.time_of(write.block)
+        digest = block_digest(name, columns)
+        claim = write.claim or (write.block, write.block)
+        before = self.index.get(name, start_ns)
+        entry = Entry(
+            *(name, start_ns, digest, len(columns)),
+            *(self.time_of(claim[0]), self.time_of(claim[1])),
+        )
+        block = Block(
+            symbol=name,
+            block_start_ns=start_ns,
+            block_end_ns=start_ns + preset.block_ns,
+            interval_ns=preset.interval_ns,
+            range_start_ns=entry.claim_start_ns,
+            complete_through_ns=entry.claim_end_ns if write.claim else None,
+            columns=columns,
+            digest=digest,
+            sequence=facts.sequence,
+        )
+        output = self._output("storage", "bar_block", "all")
+        output.keys.append(storage_key(name, start_ns))
+        output.values.append(encode_block(block, self._ids["bar_block"]))
+        self.index.stage(entry)
+        self._staged.append(entry)
+        facts.blocks += before is None
+        facts.rows += len(columns) - (0 if before is None else before.rows)
+        number = group_of(start_ns, preset.block_ns)
+        roots[number] = self._group(name, number)
+        self._superseded(seal.symbol, write.block)
+        self._report(name, seal, write, columns, known_ns, findings)
+
+    def _group(self, name: str, number: int) -> bytes:
+        span = self.preset.block_ns * 64
+        members = self.index.of_symbol(name, number * span, (number + 1) * span)
+        return merkle_group((entry.start_ns, entry.digest, entry.rows) for entry in members)
+
+    def _asked(self, name: str, asked_ns: int | None, start_ns: int) -> int:
+        """Start of the contiguous span that some source was asked for: `start_ns`, or further back
+        as far as the claims of stored blocks reach without a hole."""
+        at = start_ns if asked_ns is None else min(asked_ns, start_ns)
+        block_ns = self.preset.block_ns
+        while True:
+            block_start = self.preset.block_start_of(at - 1)
+            entry = self.index.get(name, block_start)
+            if entry is None or not entry.claim_start_ns < at <= entry.claim_end_ns:
+                return at
+            at = max(entry.claim_start_ns, at - block_ns)
+
+    def _superseded(self, symbol: int, block: int) -> None:
+        rows = self.replaced.pop((symbol, block), None)
+        if rows is None:
+            return
+        output = self._output("superseded", "conformed_bar", "none")
+        keys = self._keys()
+        cols = np.array([cols for cols, _ in rows])
+        vals = np.array([vals for _, vals in rows])
+        output.values += encode_conformed(
+            keys,
+            cols[:, SYMBOL].astype(np.int32),
+            self._columns(cols, vals),
+            self._ids["conformed_bar"],
+        )
+        output.keys += [keys[symbol]] * len(rows)
+
+    def _gaps(self, name: str, changes: dict[int, int | None], known_ns: int) -> None:
+        for start, end in changes.items():
+            key = gap_key(name, self.time_of(start))
+            if end is None:
+                output = self._output("gaps", "gap", "none")
+                output.keys.append(key)
+                output.values.append(None)
+                continue
+            gap = {
+                "symbol": name,
+                "start_ns": self.time_of(start),
+                "end_ns": self.time_of(end),
+                "bars": end - start,
+                "cause": "unknown",
+                "known_time_ns": known_ns,
+            }
+            self._put("gaps", "gap", key, gap)
+
+    def _report(
+        self,
+        name: str,
+        seal: SealWrite,
+        write: BlockWrite,
+        columns: ConformedColumns,
+        known_ns: int,
+        findings: Counter[tuple[int, str]],
+    ) -> None:
+        """Rows of the block as they stand; counters since the symbol's report before."""
+        facts = self.seals[seal.symbol]
+        counts = self.level.state.sym[seal.symbol, S_COUNTS:]
+        fresh = dict(zip(COUNTED, (counts - facts.reported).tolist(), strict=True))
+        facts.reported = counts.copy()
+        found = {rule: n for (symbol, rule), n in findings.items() if symbol == seal.symbol}
+        for rule in found:
+            del findings[seal.symbol, rule]
+        first = max(write.block, int(self.level.state.sym[seal.symbol, S_FIRST]))
+        end = min(seal.frontier, write.block + self.level.span)
+        expected = max(0, end - first) if len(columns) else 0
+        start_ns = self.time_of(write.block)
+        self._put(
+            "reports",
+            "report",
+            report_key(name, start_ns),
+            {
+                "symbol": name,
+                "window_start_ns": start_ns,
+                "window_end_ns": start_ns + self.preset.block_ns,
+                "rows": len(columns),
+                "missing": expected - len(columns),
+                "revisions": int(columns.revision.sum()),
+                "confirmed": fresh["confirmed"] + fresh["raised"],
+                "discarded": fresh["discarded"],
+                "conflicts": fresh["conflicts"],
+                "late": fresh["late"],
+                "quarantined": found.pop(QUARANTINED, 0),
+                "findings": found,
+                "known_time_ns": known_ns,
+            },
+        )
+
+    # --- records out
+
+    def _output(self, role: str, schema: str, want: Want) -> Output:
+        output = self._outputs.get(role)
+        if output is None:
+            output = self._outputs[role] = Output(want=want, schema=schema)
+        return output
+
+    def _put(self, role: str, schema: str, key: bytes, record: Mapping[str, Any]) -> None:
+        output = self._output(role, schema, "none")
+        output.keys.append(key)
+        output.values.append(encode_record(schema, record, self._ids[schema]))
+
+    def take_batches(self) -> list[tuple[str, Batch]]:
+        """`(role, batch)` of everything since the last call: log first, then blocks, then seals."""
+        outputs, self._outputs = self._outputs, {}
+        return [
+            (
+                role,
+                Batch(
+                    topic=topic_name(self.preset.id, role),
+                    keys=outputs[role].keys,
+                    values=outputs[role].values,
+                    headers=fingerprint_header(outputs[role].schema),
+                    want=outputs[role].want,
+                ),
+            )
+            for role in ("conformed", "storage", "superseded", "gaps", "reports", "seals")
+            if role in outputs
+        ]
+
+    def committed(self, log_rows: int, log_offset_first: int | None, blocks: Sequence[int]) -> None:
+        """The transaction is committed: its log rows begin at `log_offset_first`, its blocks lie at
+        `blocks`."""
+        if log_offset_first is not None:
+            self.bound = log_offset_first + log_rows
+        staged, self._staged = self._staged, []
+        self.index.commit(staged, blocks)
+        state = self.level.state
+        behind = state.slot[:, B_BLOCK] + self.level.span
+        # Only symbols with a block behind their frontier have something to let go.
+        symbols = state.slot[:, B_SYMBOL]
+        used = state.sym[symbols, S_FRONTIER] >= behind
+        for symbol in np.unique(symbols[used]).tolist():
+            for slot in releasable(self.level, symbol):
+                self.level.release(slot)
+
+
+def _child_rows(child: Written, number: int) -> Rows:
+    n = int(child.count[0])
+    mine = child.cols[:n, CHILD] == number
+    return Rows(child.cols[:n][mine], child.vals[:n][mine])
+
+
+def fingerprint_header(schema: str) -> tuple[Header, ...]:
+    return ((HEADER_FINGERPRINT, SCHEMAS[schema].header),)
+
+
+def fill_slot(level: Level, slot: int, cells: I8, columns: ConformedColumns) -> None:
+    """Put stored bars into an empty slot."""
+    places = cells - level.state.slot[slot, B_BLOCK]
+    cols, vals = cells_of_columns(columns)
+    level.state.cells[slot, places] = cols
+    level.state.vals[slot, places] = vals
+
+
+def cells_of_columns(columns: ConformedColumns) -> tuple[I8, F8]:
+    """Stored bars as rows of `cells` and `vals`, present, not in the log."""
+    cols = np.zeros((len(columns), CELL_WIDTH), np.int64)
+    cols[:, PRESENT] = 1
+    cols[:, SOURCE] = columns.source
+    cols[:, REVISION] = columns.revision
+    cols[:, FLAGS] = columns.flags
+    cols[:, KNOWN] = columns.known_time_ns
+    cols[:, RECEIVED] = columns.received_time_ns
+    cols[:, ORIGIN] = columns.origin
+    cols[:, TRADES] = columns.trades
+    cols[:, FIRST_ID] = columns.first_trade_id
+    cols[:, LAST_ID] = columns.last_trade_id
+    cols[:, OFFSET] = -1
+    vals = np.empty((len(columns), VALS_WIDTH), np.float64)
+    for j, name in enumerate((*PRICE_FIELDS, "quote_volume")):
+        vals[:, j] = getattr(columns, name)
+    return cols, vals
