@@ -70,8 +70,9 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A delivered bar has another content now. `previous` is what was delivered (None when that is
-    longer ago than the reader remembers). `completed`: only nulls were filled, same revision."""
+    """A delivered bar has another content now. `previous` has the content that was delivered (None
+    when that is longer ago than the reader remembers); its revision may be a later one with this same
+    content. `completed`: only nulls were filled, same revision."""
 
     bar: Bar
     previous: Bar | None

@@ -12,8 +12,8 @@ what was delivered and how far time has passed. Rules:
   - a ledger entry for cells that have passed is a `Gap` with its cause. Under `fail` it ends the
     stream unless the cause is `no_trades`; under `wait` it does when nothing came within the wait.
 Invariants: a bar is delivered once; its revisions rise; bars of a symbol come in order of open
-time; no difference is silent. A contradiction (two contents under one revision, storage older than the
-log, a delivered bar that a block of its span does not have) raises SeamBroken.
+time; no difference is silent. A contradiction (two contents under one revision, storage older than
+the log, a delivered bar that a block of its span does not have) raises SeamBroken.
 Memory is bounded: beyond `remembered_rows` the oldest spans are forgotten, and of them only rows
 with a known time after all that were forgotten are told, as late bars and as revisions without a
 previous bar.
@@ -134,9 +134,7 @@ class Follower:
         events: list[Event] = []
         for bar in bars_of(block.symbol, wanted):
             events += self._row(known, bar, now_ns, stored=True)
-        self._check_none_vanished(known, block, wanted)
-        sealed_ns = block.complete_through_ns
-        if sealed_ns is None or sealed_ns >= block.block_end_ns:
+        if len(wanted) and self._holds_all(known, block, wanted):
             self._remember_columns(known, wanted)
         self._forget(known)
         return events
@@ -321,15 +319,14 @@ class Follower:
             known.rows += hi - lo - (0 if old is None else len(old))
             known.spans[at] = columns.take(slice(lo, hi))
 
-    def _check_none_vanished(self, known: _Symbol, block: Block, rows: ConformedColumns) -> None:
-        span = known.spans.get(block.block_start_ns)
-        if span is None:
-            return
-        sealed_ns = block.complete_through_ns
-        until = block.block_end_ns if sealed_ns is None else sealed_ns
+    def _holds_all(self, known: _Symbol, block: Block, rows: ConformedColumns) -> bool:
+        """Whether the block has all that was delivered of its span (a partial block has less).
+
+        Raises SeamBroken when it lacks a delivered bar before its last row.
+        """
         there = set(rows.open_time_ns.tolist())
-        times: Iterable[int] = span if isinstance(span, dict) else span.open_time_ns.tolist()
-        lost = sorted(t for t in times if t < until and t not in there)
+        absent = self._open_span(known, block.block_start_ns).keys() - there
+        lost = sorted(t for t in absent if t < int(rows.open_time_ns[-1]))
         if lost:
             raise SeamBroken(
                 f"{len(lost)} bars of {block.symbol} were delivered from the log and are not in "
@@ -338,6 +335,7 @@ class Follower:
                 symbol=block.symbol,
                 open_times_ns=tuple(lost[:5]),
             )
+        return not absent
 
     def _forget(self, known: _Symbol) -> None:
         while known.rows > self._limit and len(known.spans) > 1:
