@@ -1,0 +1,140 @@
+"""Faults of the simulator: their text, and decisions that follow from seed, fault and frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from seamline.connectors.venues.venue_faults import Fate, FaultPlan, Frame, parse_faults
+from seamline.connectors.venues.weight_limit import WeightLimit, WeightRules
+from seamline.schemas.errors import UsageError
+
+START_MS = 1_767_225_600_000
+MIN = 60_000
+FRAME = Frame(
+    session=1,
+    number=1,
+    stream="btcusdt@kline_1m",
+    symbol="BTC/USDT",
+    event_ms=START_MS + MIN + 5,
+    open_ms=START_MS,
+    closed=True,
+)
+
+
+def plan(text: str, seed: int = 1) -> FaultPlan:
+    return FaultPlan(seed, parse_faults(text, start_ns=START_MS * 1_000_000))
+
+
+def fates(of: FaultPlan, frames: list[Frame]) -> list[Fate]:
+    return [of.fate(frame)[0] for frame in frames]
+
+
+def minute(number: int, **changes: object) -> Frame:
+    open_ms = START_MS + number * MIN
+    frame = replace(FRAME, number=number + 1, open_ms=open_ms, event_ms=open_ms + MIN + 5)
+    return replace(frame, **changes)  # type: ignore[arg-type]
+
+
+def test_no_faults_no_harm() -> None:
+    assert plan("").fate(FRAME) == (Fate.SEND, -1)
+    assert plan(" ; ").faults == ()
+
+
+def test_a_probability_is_kept_and_depends_on_seed_socket_and_frame_alone() -> None:
+    frames = [minute(number) for number in range(4_000)]
+    one = fates(plan("lose-frames:p=0.05"), frames)
+    assert 140 < one.count(Fate.LOSE) < 260
+    assert one == fates(plan("lose-frames:p=0.05"), frames)
+    assert one == list(reversed(fates(plan("lose-frames:p=0.05"), list(reversed(frames)))))
+    assert one != fates(plan("lose-frames:p=0.05", seed=2), frames)
+    assert one != fates(plan("lose-frames:p=0.05"), [replace(f, session=2) for f in frames])
+
+
+def test_listed_minutes_of_a_symbol_are_lost() -> None:
+    of = plan("lose-frames:at=+2m|2026-01-01T00:05:30Z,symbol=BTC/USDT,only=closed")
+    lost = [n for n in range(10) if of.fate(minute(n))[0] is Fate.LOSE]
+    assert lost == [2, 5]
+    assert of.fate(minute(2, symbol="ETH/USDT"))[0] is Fate.SEND
+    assert of.fate(minute(2, closed=False))[0] is Fate.SEND
+
+
+def test_every_counts_the_frames_of_a_socket() -> None:
+    of = plan("drop-socket:every=4")
+    dropped = [n for n in range(12) if of.fate(minute(n))[0] is Fate.DROP_SOCKET]
+    assert dropped == [3, 7, 11]
+
+
+def test_from_and_to_bound_a_fault_half_open() -> None:
+    of = plan("lose-frames:p=1,from=+3m,to=+5m")
+    hit = [n for n in range(10) if of.fate(minute(n, event_ms=START_MS + n * MIN))[0] is Fate.LOSE]
+    assert hit == [3, 4]
+
+
+def test_the_first_fault_that_hits_decides() -> None:
+    of = plan("lose-frames:every=2; drop-socket:every=3")
+    assert [of.fate(minute(n)) for n in (1, 2, 5)] == [
+        (Fate.LOSE, 0),
+        (Fate.DROP_SOCKET, 1),
+        (Fate.LOSE, 0),
+    ]
+
+
+def test_drops_at_times_are_given_once_each() -> None:
+    of = plan("drop-socket:at=+10m|+2m; drop-socket:at=+4m")
+    at = [START_MS + n * MIN for n in (2, 4, 10)]
+    assert of.drops(START_MS, at[2]) == [(at[0], 0), (at[1], 1), (at[2], 0)]
+    assert of.drops(at[0], at[1]) == [(at[1], 1)]
+    assert of.next_drop_ms(START_MS) == at[0]
+    assert of.next_drop_ms(at[2]) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lose-frame:p=0.1",
+        "lose-frames",
+        "lose-frames:q=1",
+        "lose-frames:p=",
+        "lose-frames:p=0",
+        "lose-frames:p=1.5",
+        "lose-frames:p=nan",
+        "lose-frames:every=0",
+        "lose-frames:only=closed",
+        "lose-frames:p=0.5,only=shut",
+        "drop-socket:at=10",
+        "drop-socket:at=2026-01-01T00:00:00",
+        "drop-socket:p=0.5,symbol=BTC/USDT",
+        ";".join(["lose-frames:p=0.5"] * 65),
+    ],
+)
+def test_a_fault_without_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(text)
+    assert caught.value.parameter == "faults"
+
+
+def test_a_near_name_is_offered() -> None:
+    with pytest.raises(UsageError, match="lose-frames"):
+        plan("loose-frames:p=0.1")
+
+
+def test_over_the_limit_429_then_418_until_the_ban_ends() -> None:
+    limit = WeightLimit(WeightRules(limit=10, window_s=60.0, strikes_max=2, ban_s=90.0))
+    assert [limit.admit(5, 1.0).status for _ in range(2)] == [200, 200]
+    refused = limit.admit(5, 10.5)
+    assert (refused.status, refused.used, refused.retry_after_s) == (429, 15, 50)
+    assert limit.admit(1, 59.9).retry_after_s == 1
+    banned = limit.admit(1, 59.9)
+    assert (banned.status, banned.retry_after_s) == (418, 90)
+    assert limit.admit(1, 61.0).status == 418
+    assert limit.admit(1, 149.8).retry_after_s == 1
+    assert limit.admit(1, 149.95).status == 200
+    assert limit.used == 1
+
+
+def test_a_new_window_starts_at_zero() -> None:
+    limit = WeightLimit(WeightRules(limit=10))
+    assert limit.admit(10, 59.9).status == 200
+    assert limit.admit(10, 60.0) == limit.admit(0, 60.0)
