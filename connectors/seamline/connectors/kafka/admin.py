@@ -53,7 +53,8 @@ _EARLIEST: Final[OffsetSpec] = OffsetSpec.earliest()  # type: ignore[no-untyped-
 
 @dataclass(frozen=True, slots=True)
 class TopicSettings:
-    """A topic as the broker has it or should make it; `config` holds its own settings only."""
+    """A topic as the broker has it (`config`: all settings in force) or should make it (`config`:
+    those to set)."""
 
     name: str
     partitions: int
@@ -97,7 +98,7 @@ class Admin:
         return {topic: len(found) for topic, found in self._leaders(topics).items()}
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicSettings]:
-        """The topics that exist, with the settings that were set on them (no broker defaults)."""
+        """The topics that exist, with the settings in force, broker defaults included."""
         metadata = self._metadata().topics
         found = {n: metadata[n] for n in names if n in metadata and metadata[n].error is None}
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
