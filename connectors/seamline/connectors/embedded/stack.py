@@ -126,11 +126,11 @@ def up(
     env = os.environ if env is None else env
     say = notify or (lambda _: None)
     home = stack_directory(directory, env)
+    java = find_java(env)
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_fault(error, home, DIRECTORY_VARIABLE) from error
-    java = find_java(env)
     lock = load_lock()
     installed = install(lock, cache_directory(env), env, say)
     launch = Launch(home, installed, java, env, heap_mb)
