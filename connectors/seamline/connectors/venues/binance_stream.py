@@ -73,7 +73,7 @@ class BinanceStream:
         self._url = endpoints.ws_url + "/stream"
         self._streams, self._rules, self._now_ns = tuple(streams), rules or StreamRules(), now_ns
         self._socket: ClientConnection | None = None
-        self._held: deque[Frame] = deque()
+        self._held: deque[tuple[bytes, Frame]] = deque()
         self._last_id = 0
 
     async def __aenter__(self) -> Self:
@@ -117,6 +117,11 @@ class BinanceStream:
         """Every frame, for ever. Raises TransportError when the connection is lost (with `code`,
         the close code or None), or when nothing came for `silence_s` (`silent` True).
         """
+        async for _, frame in self.messages():
+            yield frame
+
+    async def messages(self) -> AsyncIterator[tuple[bytes, Frame]]:
+        """As `frames()`, each with the bytes that it came as."""
         while True:
             while self._held:
                 yield self._held.popleft()
@@ -133,16 +138,16 @@ class BinanceStream:
             raise self._closed(error) from error
         deadline = time.monotonic() + self._rules.reply_timeout_s
         while True:
-            frame = await self._next(max(deadline - time.monotonic(), 0.0))
+            raw, frame = await self._next(max(deadline - time.monotonic(), 0.0))
             if isinstance(frame, Reply) and frame.id == self._last_id:
                 if frame.code is not None:
                     raise self._lost(f"{method} was refused: {frame.code} {frame.message}")
                 return
             if len(self._held) == HELD_FRAMES_MAX:
                 raise self._lost(f"no reply to {method} among {HELD_FRAMES_MAX} frames")
-            self._held.append(frame)
+            self._held.append((raw, frame))
 
-    async def _next(self, timeout_s: float) -> Frame:
+    async def _next(self, timeout_s: float) -> tuple[bytes, Frame]:
         assert self._socket is not None
         try:
             async with asyncio.timeout(timeout_s):
@@ -151,7 +156,7 @@ class BinanceStream:
             raise self._lost(f"nothing came for {timeout_s:.0f} s", silent=True) from error
         except ConnectionClosed as error:
             raise self._closed(error) from error
-        return parse_frame(raw, self._now_ns())
+        return raw, parse_frame(raw, self._now_ns())
 
     def _closed(self, error: ConnectionClosed) -> TransportError:
         code = error.rcvd.code if error.rcvd is not None else None

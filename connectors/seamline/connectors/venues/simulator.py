@@ -44,7 +44,6 @@ DAY_NS = 86_400 * NS_PER_S
 # A kline is sent some milliseconds after its close: the clock goes on for so long after `until`.
 UNTIL_GRACE_NS = NS_PER_S
 REAL_UPDATE_MS = 250
-KLINE_UPDATE_MS = 2_000
 
 Reply = tuple[int, Any]
 
@@ -67,11 +66,19 @@ class SimulatorConfig:
     data: Mapping[str, Path] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     weights: WeightRules = field(default_factory=WeightRules)
+    kline_update_ms: int = 2_000
     host: str = "127.0.0.1"
     port: int = 0
     session_ns: int = DAY_NS
     ping_interval_s: float = 20.0
     pong_timeout_s: float = 60.0
+
+
+def _update_ms(config: SimulatorConfig) -> int:
+    """Open klines come at most every REAL_UPDATE_MS real milliseconds, at any speed."""
+    if not config.kline_update_ms:
+        return 0
+    return max(config.kline_update_ms, int(REAL_UPDATE_MS * config.speed))
 
 
 def market_of(config: SimulatorConfig) -> Market:
@@ -131,7 +138,7 @@ class VenueSimulator:
         self._clock = self._given_clock or RunningClock(config.start_ns, config.speed, until_ns)
         schedule = EventSchedule(
             self.market,
-            update_ms=max(KLINE_UPDATE_MS, int(REAL_UPDATE_MS * config.speed)),
+            update_ms=_update_ms(config),
             trade_batch_ms=int(REAL_UPDATE_MS * config.speed),
         )
         rules = SocketRules(
