@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from seamline.connectors import jit_cache
-from seamline.sdk.cli import stack, venue_sim
+from seamline.sdk.cli import presets, stack, topics, venue_sim
 
 app = typer.Typer(
     name="seamline",
@@ -22,6 +22,8 @@ def seamline() -> None:
 
 
 stack.register(app)
+presets.register(app)
+topics.register(app)
 venue_sim.register(app)
 
 

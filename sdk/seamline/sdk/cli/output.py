@@ -31,7 +31,9 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-FormatOption = Annotated[Format, typer.Option("-o", "--output", help="table, json, or csv for rows")]
+FormatOption = Annotated[
+    Format, typer.Option("-o", "--output", help="table, json, or csv for rows")
+]
 
 
 def answers(command: Callable[P, None]) -> Callable[P, None]:
@@ -70,7 +72,10 @@ def emit_rows(
         writer.writerow(columns)
         writer.writerows([row.get(c) for c in columns] for row in rows)
     else:
-        table = Table(*columns, title=title, title_justify="left")
+        table = Table(title=title, title_justify="left")
+        for at, column in enumerate(columns):
+            # Names stay whole and can be copied; the rest folds, and nothing is cut off.
+            table.add_column(column, no_wrap=at == 0, overflow="fold")
         for row in rows:
             table.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
         Console(highlight=False).print(table)
@@ -82,7 +87,9 @@ def emit_object(answer: Mapping[str, Any], fmt: Format, *, title: str | None = N
         sys.stdout.write(json.dumps(answer) + "\n")
         return
     if fmt is Format.CSV:
-        raise UsageError("csv is for rows", parameter="output", value="csv", fix="Use table or json")
+        raise UsageError(
+            "csv is for rows", parameter="output", value="csv", fix="Use table or json"
+        )
     table = Table("field", "value", title=title, title_justify="left")
     for key, value in answer.items():
         shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
