@@ -189,12 +189,13 @@ class BinanceRest:
         for first in range(0, len(symbols), RESOLVE_SYMBOLS_MAX):
             part = symbols[first : first + RESOLVE_SYMBOLS_MAX]
             names = sorted({symbol.replace("/", "", 1) for symbol in part})
-            listed: dict[str, VenueSymbol] = {}
-            if all(name.isascii() and name.isalnum() for name in names):
-                listed = await self._listed(names)
+            legible = all(name.isascii() and name.isalnum() for name in names)
+            listed = await self._listed(names) if legible else None
+            if listed is None:  # the venue does not say which one it does not know
+                listed = await self.listings()
             for symbol in part:
                 if symbol not in listed:
-                    raise await self._unknown(symbol)
+                    raise _unknown(symbol, await self.listings())
                 found[symbol] = listed[symbol]
         return found
 
@@ -308,7 +309,8 @@ class BinanceRest:
                 )
             before_ms = row.open_ms
 
-    async def _listed(self, names: Sequence[str]) -> dict[str, VenueSymbol]:
+    async def _listed(self, names: Sequence[str]) -> dict[str, VenueSymbol] | None:
+        """The listings of these venue symbols; None when the venue does not list one of them."""
         try:
             return self._symbols_of(
                 await self._get(
@@ -318,7 +320,7 @@ class BinanceRest:
             )
         except UsageError as error:
             if error.fields.get("code") == INVALID_SYMBOL:
-                return {}
+                return None
             raise
 
     def _symbols_of(self, answer: Any) -> dict[str, VenueSymbol]:
@@ -335,19 +337,6 @@ class BinanceRest:
             return {venue.symbol: venue for venue in listed}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._strange("/api/v3/exchangeInfo", f"without {error}") from error
-
-    async def _unknown(self, symbol: str) -> UsageError:
-        known = await self.listings()
-        near = get_close_matches(symbol.upper(), known, n=3, cutoff=0.6)
-        near += [name for name, venue in known.items() if venue.venue_symbol == symbol.upper()]
-        hint = ", ".join(dict.fromkeys(near)) or "a symbol of /api/v3/exchangeInfo"
-        return UsageError(
-            "the venue does not list it",
-            parameter="symbols",
-            value=symbol,
-            fix=f"Write BASE/QUOTE in capitals; near: {hint}",
-            near=tuple(dict.fromkeys(near)),
-        )
 
     async def _get(self, path: str, params: Mapping[str, str]) -> Any:
         """The JSON of one answer, with retries. Raises TransportError or UsageError (-1121)."""
@@ -447,6 +436,19 @@ def _refusal(path: str, answer: httpx.Response, decoded: Any, wait_s_max: float)
         fix="Try again later" if status >= 500 else "Check what was asked for and from where",
         retriable=status >= 500,
         **about,
+    )
+
+
+def _unknown(symbol: str, known: Mapping[str, VenueSymbol]) -> UsageError:
+    near = [name for name, venue in known.items() if venue.venue_symbol == symbol.upper()]
+    near += get_close_matches(symbol.upper(), known, n=3, cutoff=0.6)
+    near = list(dict.fromkeys(near))
+    return UsageError(
+        "the venue does not list it",
+        parameter="symbols",
+        value=symbol,
+        fix=f"Write BASE/QUOTE in capitals; near: {', '.join(near) or 'none'}",
+        near=tuple(near),
     )
 
 
