@@ -56,7 +56,7 @@ class BlockIndex:
     """The index of one partition. One thread at a time."""
 
     def __init__(self, path: Path, topic: str) -> None:
-        """`topic` names the topic and its incarnation, so that a recreated topic starts afresh."""
+        """Opens or makes the file; one that is broken or of another topic starts empty."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._topic = topic
         self._staged: dict[tuple[str, int], Entry] = {}
@@ -159,6 +159,13 @@ class BlockIndex:
             if name == symbol and low <= start < high:
                 found[start] = entry
         return [found[start] for start in sorted(found)]
+
+    def newest(self) -> Entry | None:
+        """The committed entry with the greatest offset."""
+        row = self._db.execute(
+            "SELECT * FROM block ORDER BY storage_offset DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else _entry(row)
 
     def close(self) -> None:
         self._db.close()

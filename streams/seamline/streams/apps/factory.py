@@ -6,6 +6,8 @@ kernels are compiled before any partition is owned. Must not know: partitions' d
 
 from __future__ import annotations
 
+import os
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,20 +15,84 @@ from pathlib import Path
 
 import numpy as np
 
+from seamline.connectors.registry.client import RemoteSchemaRegistryClient
+from seamline.connectors.registry.registration import ensure_registered
+from seamline.connectors.world import World
 from seamline.presets.model import Preset
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
-from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.contract import SCHEMAS, Schema, by_text
+from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import partition_of, subject_of, topic_name
 from seamline.streams.apps.intake import Resolve
 from seamline.streams.apps.machine import PartitionMachine
 from seamline.streams.apps.memory_log import MemoryLog, MemoryRecord
-from seamline.streams.apps.protocol import ROLES, PartitionReader
+from seamline.streams.apps.protocol import ROLES, MachineFactory, PartitionReader
 from seamline.streams.apps.rebuild import Setting, rebuild
+from seamline.streams.apps.trades import TradesFactory
 from seamline.streams.kernel.validate import CANARY, STRICT
+
+VALIDATION_MODE_VARIABLE = "SEAMLINE_SCHEMA_VALIDATION_MODE"
+
+
+def make_factory(
+    preset: Preset, derived: tuple[Preset, ...], world: World, directory: Path
+) -> MachineFactory:
+    """The factory of a preset's kind, with its schemas registered.
+
+    Raises UsageError for an unknown validation mode, TransportError without a registry.
+    """
+    mode = validation_mode(os.environ)
+    client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+    ids: dict[str, int] = {}
+    for each in (*derived, preset):
+        ids.update(ensure_registered(client, each))
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    if preset.kind == "trades":
+        return TradesFactory(preset, ids, resolver(client), mode, owner)
+    return OhlcvFactory(
+        preset=preset,
+        derived=derived,
+        ids=ids,
+        resolve=resolver(client),
+        mode=mode,
+        owner=owner,
+        directory=directory,
+    )
+
+
+def validation_mode(env: Mapping[str, str]) -> str:
+    """The default mode of all subjects: `canary` unless the environment says `strict`."""
+    mode = env.get(VALIDATION_MODE_VARIABLE, CANARY).strip().lower()
+    if mode not in (CANARY, STRICT):
+        raise UsageError(
+            "no such validation mode",
+            parameter=VALIDATION_MODE_VARIABLE,
+            value=mode,
+            fix=f"Use {CANARY} or {STRICT}",
+        )
+    return mode
+
+
+def resolver(client: RemoteSchemaRegistryClient) -> Resolve:
+    """Schema id -> approved schema by its content, None where there is no such approved schema."""
+    known: dict[int, Schema] = {}
+
+    def resolve(schema_id: int) -> Schema | None:
+        found = known.get(schema_id)
+        if found is None:
+            try:
+                found = by_text(client.by_id(schema_id))
+            except ContractError:
+                return None
+            if found is not None:
+                known[schema_id] = found
+        return found
+
+    return resolve
 
 
 class OhlcvFactory:
@@ -42,9 +108,8 @@ class OhlcvFactory:
         mode: str,
         owner: str,
         directory: Path,
-        incarnation: str,
     ) -> None:
-        self._setting = Setting(preset, derived, ids, resolve, mode, owner, directory, incarnation)
+        self._setting = Setting(preset, derived, ids, resolve, mode, owner, directory)
 
     def rebuild(self, reader: PartitionReader) -> PartitionMachine:
         return rebuild(self._setting, reader)

@@ -33,8 +33,9 @@ from seamline.schemas.topics import (
     HEADER_REASON,
     HEADER_WATERMARK_NS,
     partition_of,
+    topic_name,
 )
-from seamline.streams.apps.protocol import Header, Record, Role
+from seamline.streams.apps.protocol import Batch, Header, Record, Role
 from seamline.streams.kernel.level import (
     BLOCK_BAR,
     BLOCK_END,
@@ -169,7 +170,7 @@ class Intake:
                 kinds[places] = BLOCK if name == "bar_block" else FLAT
                 continue
             for at in np.flatnonzero(places).tolist():
-                if part[at].value is None and _watermark(part[at]) is not None:
+                if part[at].value is None and watermark_of(part[at]) is not None:
                     kinds[at] = BEAT
         return kinds
 
@@ -203,7 +204,7 @@ class Intake:
     def _heartbeat(self, record: Record) -> Rows:
         rows = Rows.empty(1)
         rows.cols[0, EVENT] = HEARTBEAT
-        rows.cols[0, CELL] = self._preset.cell_of(_watermark(record) or 0)
+        rows.cols[0, CELL] = self._preset.cell_of(watermark_of(record) or 0)
         return rows
 
     def _flat(
@@ -373,7 +374,18 @@ class Intake:
         return rows
 
 
-def _watermark(record: Record) -> int | None:
+def quarantine_batch(preset_id: str, refused: Sequence[Quarantined]) -> Batch:
+    """The refused records, bytes as they came."""
+    return Batch(
+        topic=topic_name(preset_id, "quarantine"),
+        keys=[each.record.key for each in refused],
+        values=[each.record.value for each in refused],
+        headers=[each.headers() for each in refused],
+    )
+
+
+def watermark_of(record: Record) -> int | None:
+    """The watermark of a heartbeat in ns; None where the headers are missing or wrong."""
     for name, value in record.headers:
         if name == HEADER_WATERMARK_NS:
             try:

@@ -21,7 +21,7 @@ from seamline.schemas.columns import I8
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import POSITION_KEY, subject_of, topic_name
-from seamline.streams.apps.intake import Intake, Taken
+from seamline.streams.apps.intake import Intake, Taken, quarantine_batch
 from seamline.streams.apps.protocol import ROLES, STEP_ROWS_MAX, Batch, Record, Role, Step
 from seamline.streams.apps.stage import Stage, fingerprint_header
 from seamline.streams.kernel.level import (
@@ -163,7 +163,7 @@ class PartitionMachine:
         bars = 0 if taken is None else taken.bars
         next_index = 0 if taken is None else taken.next_index
         if taken is not None and taken.quarantined:
-            batches.append(self._quarantine(taken))
+            batches.append(quarantine_batch(self._parent.preset.id, taken.quarantined))
         idle = (
             not batches and not bars and clock_ns - self._clock.committed_ns < HEARTBEAT_COMMIT_NS
         )
@@ -195,14 +195,6 @@ class PartitionMachine:
                 blocks = len(batches)
             batches.append(batch)
         return Sent(number, log, rows, blocks)
-
-    def _quarantine(self, taken: Taken) -> Batch:
-        return Batch(
-            topic=topic_name(self._parent.preset.id, "quarantine"),
-            keys=[refused.record.key for refused in taken.quarantined],
-            values=[refused.record.value for refused in taken.quarantined],
-            headers=[refused.headers() for refused in taken.quarantined],
-        )
 
     def _position_batch(self, known_ns: int) -> Batch:
         parent = self._parent

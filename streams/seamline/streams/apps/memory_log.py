@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seamline.schemas.errors import ContractError
-from seamline.streams.apps.protocol import Header, Machine, Step
+from seamline.streams.apps.protocol import Header, Machine, Step, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class MemoryLog:
         ]
         return sorted(found, key=lambda entry: entry[2])
 
-    def range(self, topic: str, start_offset: int) -> Iterator[Sequence[MemoryRecord]]:
-        records = self.topics.get(topic, [])[start_offset:]
+    def range(self, topic: str, start_offset: int | None) -> Iterator[Sequence[Stored]]:
+        records = self.topics.get(topic, [])[start_offset or 0 :]
         if records:
             yield records
 

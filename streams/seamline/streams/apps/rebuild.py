@@ -61,8 +61,7 @@ NO_POSITION: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all machines of one preset share. `ids`: schema name -> registry id; `incarnation` tells
-    one life of a topic from another, so that a local index of a former life is not believed."""
+    """What all machines of one preset share. `ids`: schema name -> registry id."""
 
     preset: Preset
     derived: tuple[Preset, ...]
@@ -71,7 +70,6 @@ class Setting:
     mode: str
     owner: str
     directory: Path
-    incarnation: str
 
 
 def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
@@ -133,7 +131,7 @@ def _stage(
         level.state.reg[REG_WATERMARK] = preset.cell_of(watermark_ns)
     storage = topic_name(preset.id, "storage")
     path = setting.directory / "index" / preset.id / f"{reader.partition}.sqlite"
-    index = BlockIndex(path, f"{storage} {setting.incarnation}")
+    index = BlockIndex(path, storage)
     try:
         _advance_index(index, storage, reader)
         stage = Stage(
@@ -174,13 +172,26 @@ def _entries(records: Iterable[Stored]) -> Iterable[Entry]:
 
 
 def _advance_index(index: BlockIndex, topic: str, reader: PartitionReader) -> None:
-    """Bring the index up to the fence; start afresh where the topic has been cut back."""
-    fence = reader.fence(topic)
-    if index.next_offset > fence:
+    """Bring the index up to the fence; start afresh where the topic is not the one it was made
+    of."""
+    if index.next_offset and not _still_true(index, topic, reader):
         index.clear()
-    for records in reader.range(topic, index.next_offset):
+    for records in reader.range(topic, index.next_offset or None):
         if records:
             index.load(_entries(records), records[-1].offset + 1)
+
+
+def _still_true(index: BlockIndex, topic: str, reader: PartitionReader) -> bool:
+    """Whether the newest indexed record lies where the index says. A newest record is never
+    compacted away, so a topic that was deleted and made again shows here."""
+    newest = index.newest()
+    if newest is None or index.next_offset > reader.fence(topic):
+        return False
+    try:
+        (found,) = _entries([reader.one(topic, newest.offset)])
+    except (ContractError, ValueError):
+        return False
+    return found == newest
 
 
 def _seals(stage: Stage, reader: PartitionReader) -> None:
@@ -222,7 +233,7 @@ def _log(stage: Stage, reader: PartitionReader) -> None:
     topic = topic_name(stage.preset.id, "conformed")
     fence = reader.fence(topic)
     stage.bound = fence
-    start = min((facts.conformed_offset for facts in stage.seals.values()), default=0)
+    start = min((facts.conformed_offset for facts in stage.seals.values()), default=None)
     decoder = ConformedDecoder()
     numbers = np.empty(0, np.int64)
     for records in reader.range(topic, start):

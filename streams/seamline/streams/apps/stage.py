@@ -161,12 +161,12 @@ class Stage:
                 self._log(accepted)
                 for number in range(children):
                     parts[number].append(_child_rows(child, number))
-                accepted.count[0] = replaced.count[0] = child.count[0] = 0
+                accepted.done[0] = replaced.done[0] = child.done[0] = 0
         return [Rows.concat(found) for found in parts]
 
     def _log(self, accepted: Written) -> None:
         """Encode the accepted bars at and above the frontier for the log."""
-        n = int(accepted.count[0])
+        n = int(accepted.done[0])
         open_rows = np.flatnonzero(accepted.cols[:n, SEALED] == 0)
         if not len(open_rows):
             return
@@ -185,7 +185,7 @@ class Stage:
         return known
 
     def keep_replaced(self, replaced: Written) -> None:
-        for i in range(int(replaced.count[0])):
+        for i in range(int(replaced.done[0])):
             cols = replaced.cols[i]
             place = int(cols[SYMBOL]), int(cols[CELL] - cols[CELL] % self.level.span)
             self.replaced.setdefault(place, []).append((cols.copy(), replaced.vals[i].copy()))
@@ -485,7 +485,7 @@ class Stage:
 
 
 def _child_rows(child: Written, number: int) -> Rows:
-    n = int(child.count[0])
+    n = int(child.done[0])
     mine = child.cols[:n, CHILD] == number
     return Rows(child.cols[:n][mine], child.vals[:n][mine])
 

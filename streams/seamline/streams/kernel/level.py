@@ -281,10 +281,10 @@ class Rows(NamedTuple):
 
 class Written(NamedTuple):
     """Bars as they were accepted or replaced, or rows for the derived levels, in the order in which
-    that happened: the first `count[0]` rows of cols and vals. SEALED: below the frontier, for
+    that happened: the first `done[0]` rows of cols and vals. SEALED: below the frontier, for
     storage and not for the log. CHILD: for which derived level."""
 
-    count: I8
+    done: I8
     cols: I8
     vals: F8
 

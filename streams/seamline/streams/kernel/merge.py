@@ -89,7 +89,7 @@ STATED_FLAGS = ~(PROVISIONAL | CONFIRMED | COMPLETED | OPTIONAL_AUTHORITY_MASK)
 
 
 @njit
-def find(st: Any, symbol: int, block: int) -> int:
+def find(st: Any, symbol: int, block: int) -> Any:
     slot = st.sym[symbol, S_LAST]
     if slot >= 0 and st.slot[slot, B_BLOCK] == block:
         return slot
@@ -103,7 +103,7 @@ def find(st: Any, symbol: int, block: int) -> int:
 
 
 @njit
-def open_block(st: Any, symbol: int, block: int) -> int:
+def open_block(st: Any, symbol: int, block: int) -> Any:
     st.reg[REG_FREE] -= 1
     slot = st.free[st.reg[REG_FREE]]
     st.slot[slot, B_SYMBOL] = symbol
@@ -125,7 +125,7 @@ def open_block(st: Any, symbol: int, block: int) -> int:
 @njit
 def write(st: Any, out: Any, slot: int, k: int, flags: int, sealed: int) -> None:
     """Copy a cell as it stands to the end of `out`."""
-    n = out.count[0]
+    n = out.done[0]
     for j in range(CELL_WIDTH):
         out.cols[n, j] = st.cells[slot, k, j]
     for j in range(6):
@@ -135,11 +135,11 @@ def write(st: Any, out: Any, slot: int, k: int, flags: int, sealed: int) -> None
     out.cols[n, CELL] = st.slot[slot, B_BLOCK] + k
     out.cols[n, FLAGS] = flags
     out.cols[n, SEALED] = sealed
-    out.count[0] = n + 1
+    out.done[0] = n + 1
 
 
 @njit
-def _stable(st: Any, symbol: int) -> int:
+def _stable(st: Any, symbol: int) -> Any:
     """The first cell of a symbol that is not stable."""
     bars = st.reg[REG_STABLE]
     if bars == 0:
@@ -154,12 +154,12 @@ def _stable(st: Any, symbol: int) -> int:
 @njit
 def _push_frontier(st: Any, child: Any, ratios: Any, symbol: int) -> None:
     for k in range(len(ratios)):
-        n = child.count[0]
+        n = child.done[0]
         child.cols[n, CHILD] = k
         child.cols[n, EVENT] = FRONTIER
         child.cols[n, SYMBOL] = symbol
         child.cols[n, CELL] = st.sym[symbol, S_FRONTIER] // ratios[k]
-        child.count[0] = n + 1
+        child.done[0] = n + 1
 
 
 @njit
@@ -186,7 +186,7 @@ def _push_window(
     st: Any, child: Any, k: int, ratio: int, slot: int, window: int, rank: Any
 ) -> None:
     """Give a derived bar on, as its inputs stand now."""
-    n = child.count[0]
+    n = child.done[0]
     at = window * ratio - st.slot[slot, B_BLOCK]
     found, source, flags, received = roll_window(
         st.cells[slot],
@@ -210,7 +210,7 @@ def _push_window(
     child.cols[n, FLAGS] = flags
     child.cols[n, RECEIVED] = received
     child.cols[n, ORIGIN] = DERIVED
-    child.count[0] = n + 1
+    child.done[0] = n + 1
 
 
 @njit
@@ -265,7 +265,7 @@ def _same_content(st: Any, rows: Any, i: int, slot: int, k: int, fields: int) ->
 @njit
 def _replace(
     st: Any, rows: Any, replaced: Any, i: int, slot: int, k: int, known: int, late: int
-) -> int:
+) -> Any:
     """A derived bar computed again: the newest computation holds. Returns the flags of the log row,
     -1 where nothing changed."""
     flags = np.int64(rows.cols[i, FLAGS]) & ~np.int64(PROVISIONAL)
@@ -284,7 +284,7 @@ def _replace(
 
 
 @njit
-def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: bool) -> int:
+def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: bool) -> Any:
     """Merge the optional fields, each by its own authority; with `write` false only look.
 
     Returns bits: 1 a value replaces another, 2 a null is filled, 4 an equal value is confirmed by a
@@ -330,7 +330,7 @@ def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: b
 @njit
 def _settle(
     st: Any, rows: Any, replaced: Any, rank: Any, i: int, slot: int, k: int, known: int, late: int
-) -> int:
+) -> Any:
     """A bar that is there meets another statement of it. Returns the flags of the log row, -1 where
     the bar stays as it is."""
     symbol = rows.cols[i, SYMBOL]
@@ -343,7 +343,7 @@ def _settle(
     if (not same and new == old) or optional & 8:
         st.sym[symbol, S_COUNTS + CONFLICTS] += 1
     if not (takes or raised or optional & 7):
-        st.sym[symbol, S_COUNTS + CONFIRMS if same and not optional & 16 else DISCARDED] += 1
+        st.sym[symbol, S_COUNTS + (CONFIRMS if same and not optional & 16 else DISCARDED)] += 1
         return -1
     revised = takes or optional & 1
     if revised:
@@ -459,7 +459,7 @@ def _bar(
     if st.cells[slot, k, PRESENT]:
         if derived:
             flags = _replace(st, rows, replaced, i, slot, k, known, late)
-            st.sym[symbol, S_COUNTS + CONFIRMS if flags < 0 else REVISED] += 1
+            st.sym[symbol, S_COUNTS + (CONFIRMS if flags < 0 else REVISED)] += 1
         else:
             flags = _settle(st, rows, replaced, rank, i, slot, k, known, late)
         if flags < 0:
@@ -561,7 +561,7 @@ def merge(
         most = 2 * children * (1 + (st.reg[REG_SYMBOLS] if event == HEARTBEAT else 0))
         if event == BLOCK_END:
             most += children * span
-        if child.count[0] + most >= len(child.cols) or accepted.count[0] + 1 >= len(accepted.cols):
+        if child.done[0] + most >= len(child.cols) or accepted.done[0] + 1 >= len(accepted.cols):
             return i, NEED_ROOM, 0, 0
         if event == HEARTBEAT:
             _heartbeat(st, child, ratios, rank, cell)

@@ -38,7 +38,7 @@ INHERITED_FLAGS = SNAPPED | SUSPECT
 
 
 @njit
-def exact_sum(values: Any, partials: Any) -> float:
+def exact_sum(values: Any, partials: Any) -> Any:
     """The correctly rounded sum of finite `values`; `partials` is room for PARTIALS_MAX numbers."""
     used = 0
     for i in range(len(values)):

@@ -1,0 +1,245 @@
+"""The machine of a `trades` preset: landed, checked, and what is wrong to quarantine.
+
+Decides: which landed trades break the contract. Trades have no log, no blocks and no seam of their
+own yet: what is right stays on the landing topic. Invariants: every record is good, a heartbeat, or
+in quarantine with its original bytes; the position covers exactly what was judged. Must not know:
+bars.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from seamline.presets.model import Preset
+from seamline.schemas.codec import schema_ids
+from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.records import decode_record, encode_record
+from seamline.schemas.times import NS_PER_S, NS_PER_US
+from seamline.schemas.topics import POSITION_KEY, partition_of, subject_of, topic_name
+from seamline.streams.apps.intake import (
+    CLOCK_SKEW_NS,
+    KEY_MISMATCH,
+    NULL_VALUE,
+    REGISTRY_UNAVAILABLE,
+    UNDECODABLE,
+    UNKNOWN_SCHEMA,
+    WRONG_PARTITION,
+    Quarantined,
+    Resolve,
+    quarantine_batch,
+    watermark_of,
+)
+from seamline.streams.apps.protocol import (
+    ROLES,
+    STEP_ROWS_MAX,
+    Batch,
+    PartitionReader,
+    Record,
+    Role,
+    Step,
+)
+from seamline.streams.apps.stage import fingerprint_header
+from seamline.streams.kernel.validate import CANARY, STRICT
+
+COMMIT_NS: Final = NS_PER_S
+NON_FINITE: Final = "non_finite"
+FUTURE_TIME: Final = "future_time"
+# Rules that follow the mode.
+VALUE_RULES: Final = ("non_positive_price", "non_positive_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A refusal (reason and detail), or the value rule that a trade breaks, or neither."""
+
+    reason: str = ""
+    detail: str = ""
+    rule: str = ""
+
+
+class TradesMachine:
+    """Checks the trades of one partition."""
+
+    def __init__(
+        self,
+        *,
+        preset: Preset,
+        partition: int,
+        ids: Mapping[str, int],
+        resolve: Resolve,
+        mode: str,
+        owner: str,
+        position: Mapping[str, int],
+        known_ns: int,
+        rows_total: int,
+    ) -> None:
+        self._preset = preset
+        self._partition = partition
+        self._ids = ids
+        self._resolve = resolve
+        self._mode = mode
+        self._owner = owner
+        self._position = dict(position)
+        self._next = dict(position)
+        self._known_ns = known_ns
+        self._rows_total = rows_total
+        self._committed_ns = 0
+        self._watermark_ns: int | None = None
+
+    @property
+    def position(self) -> Mapping[str, int]:
+        return self._position
+
+    @property
+    def frontier_ns(self) -> int | None:
+        return None
+
+    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
+        """Judge records[start:], at most STEP_ROWS_MAX of them."""
+        part = records[start : start + STEP_ROWS_MAX]
+        ids = schema_ids([record.value or b"" for record in part]).tolist()
+        refused: list[Quarantined] = []
+        rules: Counter[str] = Counter()
+        trades = 0
+        for record, number in zip(part, ids, strict=True):
+            if record.value is None and watermark_of(record) is not None:
+                self._watermark_ns = max(self._watermark_ns or 0, watermark_of(record) or 0)
+                continue
+            judged = self._judge(record, number, clock_ns)
+            if judged.reason:
+                refused.append(Quarantined(record, judged.reason, judged.detail))
+                continue
+            trades += 1
+            if judged.rule:
+                rules[judged.rule] += 1
+        self._next[role] = part[-1].offset + 1
+        return self._step(role, start + len(part), trades, refused, rules, clock_ns)
+
+    def _step(
+        self,
+        role: Role,
+        next_index: int,
+        trades: int,
+        refused: list[Quarantined],
+        rules: Counter[str],
+        clock_ns: int,
+    ) -> Step:
+        if not refused and not trades and clock_ns - self._committed_ns < COMMIT_NS:
+            return Step((), next_index, 0)
+        self._committed_ns = clock_ns
+        self._rows_total += trades
+        self._known_ns = max(clock_ns - clock_ns % NS_PER_US, self._known_ns + NS_PER_US)
+        batches = [quarantine_batch(self._preset.id, refused)] if refused else []
+        batches.append(self._position_batch())
+        failed = len(refused) + rules.total()
+        subject = subject_of(topic_name(self._preset.id, role))
+        return Step(
+            batches=tuple(batches),
+            next_index=next_index,
+            rows=trades,
+            counts={"inserted": trades, **rules},
+            quarantined=dict(Counter(each.reason for each in refused)),
+            failures={(subject, self._mode): failed} if failed else {},
+            note=dict(self._next),
+        )
+
+    def _judge(self, record: Record, number: int, clock_ns: int) -> Judged:
+        if record.value is None:
+            return Judged(NULL_VALUE, "no heartbeat headers")
+        try:
+            schema = self._resolve(number) if number >= 0 else None
+        except TransportError as error:
+            return Judged(REGISTRY_UNAVAILABLE, error.message)
+        if number < 0:
+            return Judged(UNDECODABLE, "not framed: no magic byte and schema id")
+        if schema is None or schema.name != "trade":
+            return Judged(UNKNOWN_SCHEMA, f"schema id {number} is not a trade of the bundle")
+        try:
+            trade = decode_record("trade", record.value)
+        except ContractError as error:
+            return Judged(UNDECODABLE, str(error.fields.get("reason", "")))
+        return self._judge_trade(record, trade, clock_ns)
+
+    def _judge_trade(self, record: Record, trade: Mapping[str, Any], clock_ns: int) -> Judged:
+        symbol = trade["symbol"]
+        if record.key != symbol.encode():
+            return Judged(KEY_MISMATCH, "the key is not the UTF-8 symbol of the value")
+        if partition_of(symbol, self._preset.partitions) != self._partition:
+            return Judged(WRONG_PARTITION, "the producer does not partition by murmur2 of the key")
+        if not (math.isfinite(trade["price"]) and math.isfinite(trade["size"])):
+            return Judged(NON_FINITE, "price or size")
+        if trade["time_ns"] > clock_ns + CLOCK_SKEW_NS:
+            return Judged(FUTURE_TIME, f"{trade['time_ns']} ns")
+        for rule, field in zip(VALUE_RULES, ("price", "size"), strict=True):
+            if trade[field] <= 0:
+                strict = self._mode == STRICT
+                return Judged(rule, f"{trade[field]}") if strict else Judged(rule=rule)
+        return Judged()
+
+    def _position_batch(self) -> Batch:
+        record = {
+            "partition": self._partition,
+            "live_offset": self._next["live"],
+            "backfill_offset": self._next["backfill"],
+            "watermark_ns": self._watermark_ns,
+            "known_time_ns": self._known_ns,
+            "owner": self._owner,
+            "conformed_offset": 0,
+            "rows_total": self._rows_total,
+        }
+        return Batch(
+            topic=topic_name(self._preset.id, "positions"),
+            keys=[POSITION_KEY],
+            values=[encode_record("position", record, self._ids["position"])],
+            headers=fingerprint_header("position"),
+        )
+
+    def tick(self, clock_ns: int) -> Step | None:
+        return None
+
+    def committed(self, step: Step, offsets: Mapping[int, Sequence[int]]) -> None:
+        self._position = dict(step.note)
+
+    def close(self) -> None:
+        """Holds no file."""
+
+
+@dataclass(frozen=True, slots=True)
+class TradesFactory:
+    """Machines of a `trades` preset."""
+
+    preset: Preset
+    ids: Mapping[str, int]
+    resolve: Resolve
+    mode: str
+    owner: str
+
+    def warm(self) -> None:
+        """Compile the one kernel that is used."""
+        schema_ids([b"\x00\x00\x00\x00\x00"])
+
+    def series(self) -> Sequence[tuple[str, str]]:
+        return [
+            (subject_of(topic_name(self.preset.id, role)), mode)
+            for role in ROLES
+            for mode in (CANARY, STRICT)
+        ]
+
+    def rebuild(self, reader: PartitionReader) -> TradesMachine:
+        found = reader.latest(topic_name(self.preset.id, "positions"))
+        last = decode_record("position", found[-1][1]) if found else {}
+        return TradesMachine(
+            preset=self.preset,
+            partition=reader.partition,
+            ids=self.ids,
+            resolve=self.resolve,
+            mode=self.mode,
+            owner=self.owner,
+            position={role: last.get(f"{role}_offset", 0) for role in ROLES},
+            known_ns=last.get("known_time_ns", 0),
+            rows_total=last.get("rows_total", 0),
+        )
