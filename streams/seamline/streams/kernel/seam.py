@@ -131,6 +131,7 @@ class Snapshot:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.rows_held = 0
         self._shelves = {symbol: _Shelf() for symbol in request.symbols}
 
     def wants(self, symbol: str) -> bool:
@@ -142,6 +143,9 @@ class Snapshot:
         if shelf is None:
             return
         needed = block.block_end_ns > self._request.start_ns
+        old = shelf.blocks.get(block.block_start_ns)
+        if needed:
+            self.rows_held += len(block.columns) - (0 if old is None else old.rows)
         shelf.blocks[block.block_start_ns] = StoredBlock(
             block_start_ns=block.block_start_ns,
             block_end_ns=block.block_end_ns,

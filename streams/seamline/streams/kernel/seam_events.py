@@ -71,8 +71,8 @@ class Bar(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Revision:
     """A delivered bar has another content now. `previous` has the content that was delivered (None
-    when that is longer ago than the reader remembers); its revision may be a later one with this same
-    content. `completed`: only nulls were filled, same revision."""
+    when that is longer ago than the reader remembers); its revision may be a later one with this
+    same content. `completed`: only nulls were filled, same revision."""
 
     bar: Bar
     previous: Bar | None
