@@ -8,7 +8,7 @@ cover the budgets they alert on (300 s). Must not know: who counts, and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -19,6 +19,7 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from seamline.schemas.errors import UsageError
 
@@ -158,7 +159,44 @@ class Metrics:
             self.lag.remove(preset_id, topic, str(partition))
 
 
-def serve(metrics: Metrics, port: int, host: str = "127.0.0.1") -> int:
+class LiveMetrics:
+    """The series of one live connector, read from its own counters when they are scraped.
+
+    `counters` and `gauges` give values by name; they are called from the server's thread.
+    """
+
+    def __init__(
+        self,
+        preset_id: str,
+        counters: Callable[[], Mapping[str, int]],
+        gauges: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._preset_id = preset_id
+        self._counters = counters
+        self._gauges = gauges
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in sorted(self._counters().items()):
+            counter = CounterMetricFamily(
+                f"seamline_live_{name}", name.replace("_", " "), labels=("preset",)
+            )
+            counter.add_metric((self._preset_id,), value)
+            yield counter
+        for name, value in sorted(self._gauges().items()):
+            seconds = name.endswith("_ns")
+            gauge = GaugeMetricFamily(
+                f"seamline_live_{name.removesuffix('_ns')}{'_seconds' if seconds else ''}",
+                name.removesuffix("_ns").replace("_", " "),
+                labels=("preset",),
+            )
+            gauge.add_metric((self._preset_id,), value / 1e9 if seconds else value)
+            yield gauge
+
+
+def serve(metrics: Metrics | LiveMetrics, port: int, host: str = "127.0.0.1") -> int:
     """Answer scrapes on `host:port` from a thread of its own; the port (0 takes a free one).
 
     Raises UsageError when the port is taken or not allowed.

@@ -1,0 +1,211 @@
+"""The flow of klines: from frames and history, through the feed's decisions, to Kafka.
+
+Decides: which frames are closed klines of ours, when history is asked for a hole and from which
+cell to which. Invariants: what the feed hands out is sent before it is asked anything else, so the
+watermark never runs ahead of the log; a frame that cannot be read, is of no symbol of ours or ends
+in the venue's future goes to quarantine with its bytes; history is asked again until it answers.
+Must not know: sockets, how records are encoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from seamline.connectors.live_records import LivePublisher, bars_of
+from seamline.connectors.live_socket import VenueLink, retry_after_s
+from seamline.connectors.venues.binance import PAGE_ROWS_MAX, BinanceRest, VenueSymbol
+from seamline.connectors.venues.binance_parse import INTERVALS, Frame, KlineFrame, Malformed
+from seamline.presets.model import Preset
+from seamline.schemas.columns import WS_CLOSED
+from seamline.schemas.errors import TransportError
+from seamline.schemas.times import NS_PER_MS
+from seamline.streams.kernel.feed import BarFeed, FeedBar, Hole, Ladder
+
+FILL_LADDER_MS: Final = (250, 500, 1_000, 2_000, 5_000, 10_000)
+FILLS_AT_ONCE: Final = 4
+FILL_CHECK_S: Final = 0.25
+HEARTBEAT_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class BarCounters:
+    """Frames and questions that did not become bars, and why. Bars are counted by the feed."""
+
+    closed_klines: int = 0
+    open_klines: int = 0
+    malformed: int = 0
+    foreign: int = 0
+    future: int = 0
+    quarantined: int = 0
+    fills: int = 0
+    fill_failures: int = 0
+    fill_rows_malformed: int = 0
+    heartbeats: int = 0
+
+
+class BarFlow:
+    """One preset's klines of some symbols. Satisfies `Flow`."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        symbols: Mapping[str, VenueSymbol],
+        feed: BarFeed,
+        publisher: LivePublisher,
+        link: VenueLink,
+        rest: BinanceRest,
+        *,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._preset = preset
+        self._symbols = symbols
+        self._by_venue = {venue.venue_symbol: name for name, venue in symbols.items()}
+        self._interval = preset.interval_ns
+        self._interval_text = INTERVALS[preset.interval_ns]
+        self._feed = feed
+        self._publisher = publisher
+        self._link = link
+        self._rest = rest
+        self._notice = notice
+        # The feed and the log move together: nobody sees one without the other.
+        self._moving = asyncio.Lock()
+        self._holes = asyncio.Event()
+        self._ladders: dict[str, tuple[Ladder, float]] = {}
+        self.counters = BarCounters()
+
+    async def connected(self, venue_ns: int) -> None:
+        async with self._moving:
+            self._feed.on_connected(venue_ns)
+        self._holes.set()
+
+    async def ticked(self, venue_ns: int) -> None:
+        async with self._moving:
+            self._feed.on_tick(time.monotonic_ns(), venue_ns)
+        self._holes.set()
+
+    async def frame(self, frame: Frame, raw: bytes) -> None:
+        counters = self.counters
+        if isinstance(frame, Malformed):
+            counters.malformed += 1
+            await self._quarantine(raw, frame.reason, frame.received_ns)
+            return
+        symbol = self._symbol_of(frame)
+        if symbol is None or not isinstance(frame, KlineFrame):
+            counters.foreign += 1
+            await self._quarantine(raw, "unexpected_frame", time.time_ns())
+            return
+        if not frame.closed:
+            counters.open_klines += 1
+            return
+        open_ns = frame.open_ms * NS_PER_MS
+        if not await self._link.believes(open_ns + self._interval):
+            counters.future += 1
+            await self._quarantine(raw, "not_closed_yet", frame.received_ns)
+            return
+        counters.closed_klines += 1
+        async with self._moving:
+            await self._publisher.bars(symbol, self._feed.on_bar(symbol, bar_of(frame)))
+        if self._feed.holes():
+            self._holes.set()
+
+    async def fill_holes(self) -> None:
+        """Ask history for every hole, for ever; a question that fails is asked again."""
+        while True:
+            try:
+                async with asyncio.timeout(FILL_CHECK_S):
+                    await self._holes.wait()
+            except TimeoutError:
+                pass
+            self._holes.clear()
+            now = time.monotonic()
+            due = [h for h in self._feed.holes() if self._ladders.get(h.symbol, _NOW)[1] <= now]
+            for first in range(0, len(due), FILLS_AT_ONCE):
+                part = due[first : first + FILLS_AT_ONCE]
+                for result in await asyncio.gather(*map(self._fill, part), return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+
+    async def beat(self, period_s: float = HEARTBEAT_S) -> None:
+        """Send heartbeats, for ever."""
+        while True:
+            await asyncio.sleep(period_s)
+            async with self._moving:
+                await self._publisher.heartbeat(self._feed.watermark_ns)
+            self.counters.heartbeats += 1
+
+    async def _fill(self, hole: Hole) -> None:
+        """One page of one hole. An answer speaks for what had closed when it was asked."""
+        end_ns = min(hole.end_ns, hole.start_ns + PAGE_ROWS_MAX * self._interval)
+        try:
+            page = await self._rest.klines(
+                self._symbols[hole.symbol],
+                *(hole.start_ns, end_ns),
+                interval_ns=self._interval,
+                settle_ns=self._preset.settle_ns,
+            )
+        except TransportError as error:
+            if not error.retriable:
+                raise
+            self._wait_longer(hole.symbol, error)
+            return
+        self._ladders.pop(hole.symbol, None)
+        self.counters.fills += 1
+        for bad in page.malformed:
+            self.counters.fill_rows_malformed += 1
+            await self._quarantine(bad.raw, bad.reason, bad.received_ns, "rest.klines")
+        answered_ns = page.complete_through_ns
+        if answered_ns <= hole.start_ns:
+            return
+        rows = [
+            row
+            for row in range(len(page.columns))
+            if page.columns.closed[row] and page.columns.open_time_ns[row] < answered_ns
+        ]
+        bars = bars_of(page.columns, rows)
+        async with self._moving:
+            sent = self._feed.on_answer(hole.symbol, hole.start_ns, answered_ns, bars)
+            await self._publisher.bars(hole.symbol, sent)
+        if self._feed.holes():
+            self._holes.set()
+
+    def _wait_longer(self, symbol: str, error: TransportError) -> None:
+        self.counters.fill_failures += 1
+        ladder, pause_ms = self._ladders.get(symbol, _NOW)[0].failed()
+        pause_s = max(pause_ms / 1_000, retry_after_s(error))
+        self._ladders[symbol] = (ladder, time.monotonic() + pause_s)
+        self._notice(f"{symbol}: a hole cannot be filled yet: {error}; again in {pause_s:g} s")
+
+    def _symbol_of(self, frame: Frame) -> str | None:
+        if not isinstance(frame, KlineFrame) or frame.interval != self._interval_text:
+            return None
+        return self._by_venue.get(frame.venue_symbol)
+
+    async def _quarantine(self, raw: bytes, reason: str, now_ns: int, source: str = "ws") -> None:
+        self.counters.quarantined += 1
+        async with self._moving:
+            await self._publisher.quarantine(raw, reason, f"binance.{source}", now_ns)
+
+
+_NOW: Final = (Ladder(FILL_LADDER_MS), 0.0)
+
+
+def bar_of(frame: KlineFrame) -> FeedBar:
+    """A closed kline of the socket as a bar."""
+    return FeedBar(
+        open_time_ns=frame.open_ms * NS_PER_MS,
+        open=frame.open,
+        high=frame.high,
+        low=frame.low,
+        close=frame.close,
+        volume=frame.volume,
+        quote_volume=frame.quote_volume,
+        trades=frame.trades,
+        first_trade_id=frame.first_trade_id,
+        last_trade_id=frame.last_trade_id,
+        source=WS_CLOSED,
+        received_time_ns=frame.received_ns,
+    )

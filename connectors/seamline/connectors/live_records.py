@@ -1,0 +1,272 @@
+"""A live connector's records on Kafka: what it sends, and what it reads back on start.
+
+Decides: how bars, trades, heartbeats and unreadable bytes are written; when everything sent so far
+counts as delivered; which bar or trade of a symbol landed last. Invariants: partition by murmur2 of
+the symbol, as every producer; a heartbeat is sent only after all records before it were
+acknowledged, so its watermark is true for every reader; nothing is sent while too much is
+unsettled; a failed delivery raises. Must not know: the venue's protocol, holes, when to connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from seamline.connectors.kafka.admin import TP, Admin
+from seamline.connectors.kafka.cluster import Cluster
+from seamline.connectors.kafka.producer import Headers, IdempotentProducer
+from seamline.connectors.kafka.reader import Message, read_range
+from seamline.presets.model import Preset
+from seamline.schemas.codec import BarDecoder, encode_bars, schema_ids
+from seamline.schemas.columns import BarColumns
+from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.records import decode_record, encode_record
+from seamline.schemas.topics import (
+    HEADER_FINGERPRINT,
+    HEADER_FIRST_FAILURE_NS,
+    HEADER_REASON,
+    HEADER_SOURCE,
+    HEADER_VENUE,
+    HEADER_WATERMARK_NS,
+    partition_of,
+    symbol_key,
+    topic_name,
+)
+from seamline.streams.kernel.feed import FeedBar
+
+UNSETTLED_MAX: Final = 20_000
+SETTLE_TIMEOUT_S: Final = 60.0
+SETTLE_CHECK_S: Final = 0.002
+# The tail is read in growing windows: a heartbeat a second hides bars of long intervals.
+TAIL_WINDOWS: Final = (2_000, 20_000, 200_000)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedTrade:
+    """One trade on its way; `side` is the taker's."""
+
+    trade_id: int
+    time_ns: int
+    price: float
+    size: float
+    side: str | None
+    received_time_ns: int
+
+
+class DeliveryError(TransportError):
+    """A record did not reach the broker. Ends the connector: a new one resumes from what landed."""
+
+    retriable = False
+
+
+class LivePublisher:
+    """Writes one preset's `live` and `quarantine`. For one thread; raises DeliveryError when a
+    delivery failed or not all is acknowledged within SETTLE_TIMEOUT_S."""
+
+    def __init__(
+        self, producer: IdempotentProducer, preset: Preset, ids: Mapping[str, int], venue: str
+    ) -> None:
+        self._producer = producer
+        self._preset = preset
+        self._ids = ids
+        self._venue = venue
+        self._live = topic_name(preset.id, "live")
+        self._quarantine = topic_name(preset.id, "quarantine")
+
+    @property
+    def delivered(self) -> int:
+        """Records that the broker acknowledged."""
+        return self._producer.counts.delivered
+
+    async def bars(self, symbol: str, bars: Sequence[FeedBar]) -> None:
+        """Send closed bars of one symbol, in their order."""
+        if not bars:
+            return
+        await self._room()
+        values = encode_bars([symbol] * len(bars), columns_of(bars), self._ids["bar"])
+        headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header)]
+        for value in values:
+            self._send(self._live, symbol_key(symbol), value, headers)
+
+    async def trades(self, symbol: str, trades: Iterable[FeedTrade]) -> None:
+        """Send trades of one symbol, in their order."""
+        await self._room()
+        headers = [(HEADER_FINGERPRINT, SCHEMAS["trade"].header)]
+        for trade in trades:
+            fields = {
+                "symbol": symbol,
+                "trade_id": trade.trade_id,
+                "time_ns": trade.time_ns,
+                "price": trade.price,
+                "size": trade.size,
+                "side": trade.side,
+                "source": self._venue,
+                "received_time_ns": trade.received_time_ns,
+            }
+            value = encode_record("trade", fields, self._ids["trade"])
+            self._send(self._live, symbol_key(symbol), value, headers)
+
+    async def heartbeat(self, watermark_ns: int) -> None:
+        """One heartbeat to each partition. Order: 1. all records so far are acknowledged (the
+        caller sends none meanwhile); 2. the heartbeats go out."""
+        await self.settle()
+        headers = [
+            (HEADER_VENUE, self._venue.encode()),
+            (HEADER_WATERMARK_NS, str(watermark_ns).encode()),
+        ]
+        for partition in range(self._preset.partitions):
+            self._send(self._live, None, None, headers, partition=partition)
+
+    async def quarantine(self, raw: bytes, reason: str, source: str, now_ns: int) -> None:
+        """Keep bytes that cannot be read, unchanged."""
+        await self._room()
+        headers = [
+            (HEADER_REASON, reason.encode()),
+            (HEADER_SOURCE, source.encode()),
+            (HEADER_FIRST_FAILURE_NS, str(now_ns).encode()),
+        ]
+        self._send(self._quarantine, None, raw, headers)
+
+    async def settle(self) -> None:
+        """Wait until everything sent is acknowledged."""
+        await self._wait_below(1)
+
+    async def _room(self) -> None:
+        if self._producer.unsettled >= UNSETTLED_MAX:
+            await self._wait_below(UNSETTLED_MAX // 2)
+
+    async def _wait_below(self, unsettled: int) -> None:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        self._poll()
+        while self._producer.unsettled >= unsettled:
+            if time.monotonic() >= deadline:
+                raise DeliveryError(
+                    f"{self._producer.unsettled} records not acknowledged in time",
+                    fix="Check that the broker is up and that its disk is not full",
+                )
+            await asyncio.sleep(SETTLE_CHECK_S)
+            self._poll()
+
+    def _send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None = None,
+    ) -> None:
+        with _loud():
+            self._producer.send(topic, key, value, headers, partition=partition)
+
+    def _poll(self) -> None:
+        with _loud():
+            self._producer.poll()
+            if self._producer.counts.failed:
+                self._producer.flush(0)  # raises with the cause
+
+
+@contextmanager
+def _loud() -> Iterator[None]:
+    try:
+        yield
+    except TransportError as error:
+        raise DeliveryError(error.message, fix=error.fix, **error.fields) from error
+
+
+def columns_of(bars: Sequence[FeedBar]) -> BarColumns:
+    """Feed bars as closed landing columns."""
+    columns = BarColumns.empty(len(bars))
+    for name in BarColumns.DTYPES:
+        if name != "closed":
+            getattr(columns, name)[:] = [getattr(bar, name) for bar in bars]
+    columns.closed[:] = True
+    return columns
+
+
+def bars_of(columns: BarColumns, rows: Iterable[int]) -> list[FeedBar]:
+    """Rows of landing columns as feed bars."""
+    names = [name for name in BarColumns.DTYPES if name != "closed"]
+    return [FeedBar(**{n: getattr(columns, n)[row].item() for n in names}) for row in rows]
+
+
+def last_bars(
+    cluster: Cluster, preset: Preset, symbols: Sequence[str], schema_id: int
+) -> dict[str, FeedBar]:
+    """The newest closed bar of each symbol near the end of `live`; absent where there is none.
+
+    Only records with our `schema_id` count. Blocks; reads at most the largest of TAIL_WINDOWS
+    offsets of a partition.
+    """
+    found: dict[str, FeedBar] = {}
+    decoder = BarDecoder()
+
+    def take(records: Sequence[Message]) -> None:
+        values = [r.value for r in records if r.value is not None]
+        values = [v for v, i in zip(values, schema_ids(values), strict=True) if i == schema_id]
+        if not values:
+            return
+        decoded = decoder.decode(values)
+        usable = np.flatnonzero(decoded.ok & decoded.columns.closed)
+        for row, bar in zip(usable, bars_of(decoded.columns, usable), strict=True):
+            symbol = decoder.symbols[decoded.sid[row]]
+            if symbol in found and found[symbol].open_time_ns > bar.open_time_ns:
+                continue
+            found[symbol] = bar
+
+    _read_tail(cluster, preset, symbols, take, found)
+    return {symbol: found[symbol] for symbol in symbols if symbol in found}
+
+
+def last_trade_ids(
+    cluster: Cluster, preset: Preset, symbols: Sequence[str], schema_id: int
+) -> dict[str, int]:
+    """The newest trade id of each symbol near the end of `live`, bounded as `last_bars`."""
+    found: dict[str, int] = {}
+
+    def take(records: Sequence[Message]) -> None:
+        values = [r.value for r in records if r.value is not None]
+        for value, found_id in zip(values, schema_ids(values), strict=True):
+            if found_id != schema_id:
+                continue
+            try:
+                trade = decode_record("trade", value)
+            except ContractError:
+                continue  # another producer's record: the worker is the one who judges it
+            symbol = trade["symbol"]
+            found[symbol] = max(found.get(symbol, trade["trade_id"]), trade["trade_id"])
+
+    _read_tail(cluster, preset, symbols, take, found)
+    return {symbol: found[symbol] for symbol in symbols if symbol in found}
+
+
+def _read_tail(
+    cluster: Cluster,
+    preset: Preset,
+    symbols: Sequence[str],
+    take: Callable[[Sequence[Message]], None],
+    found: Collection[str],
+) -> None:
+    """Give `take` the end of `live`, further and further back until `found` has all symbols."""
+    topic = topic_name(preset.id, "live")
+    wanted: dict[TP, set[str]] = {}
+    for symbol in symbols:
+        wanted.setdefault((topic, partition_of(symbol, preset.partitions)), set()).add(symbol)
+    admin = Admin(cluster)
+    begins, ends = admin.begin_offsets(wanted), admin.end_offsets(wanted)
+    upper = dict(ends)
+    for window in TAIL_WINDOWS:
+        starts = {
+            tp: max(begins[tp], ends[tp] - window)
+            for tp, names in wanted.items()
+            if not names <= set(found) and upper[tp] > begins[tp]
+        }
+        for batch in read_range(cluster, starts, {tp: upper[tp] for tp in starts}):
+            take(batch)
+        upper |= starts

@@ -1,0 +1,206 @@
+"""The live connector on a real broker, with a venue that drops sockets and loses frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from seamline.connectors.live import LiveConnector, LiveSettings
+from seamline.connectors.venues.binance import BinanceEndpoints
+from seamline.connectors.venues.simulated_market import MarketSettings
+from seamline.connectors.venues.simulator import VenueSimulator
+from seamline.connectors.world import World
+from seamline.presets.model import Preset
+from seamline.schemas.errors import UsageError
+from seamline.schemas.topics import partition_of
+from seamline.streams.kernel.feed import FeedLimits
+from venue_world import (
+    MIN_NS,
+    START_NS,
+    SYMBOLS,
+    all_records,
+    aside,
+    fresh_preset,
+    landed_bars,
+    registered,
+    simulator,
+    truth,
+    watermarks,
+)
+
+FAST = LiveSettings(
+    ladder_ms=(20, 50), heartbeat_s=0.2, clock_s=0.1, limits=FeedLimits(overdue_ns=300_000_000)
+)
+
+
+def run(test: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(120):
+            await test
+
+    asyncio.run(bounded())
+
+
+def connector(
+    world: World, preset: Preset, venue: VenueSimulator, **settings: Any
+) -> LiveConnector:
+    endpoints = BinanceEndpoints(venue.rest_url, venue.ws_url)
+    return LiveConnector(
+        world.cluster, preset, registered(world, preset), endpoints, replace(FAST, **settings)
+    )
+
+
+async def feed(
+    live: LiveConnector,
+    until_ns: int,
+    symbols: tuple[str, ...] = SYMBOLS,
+) -> dict[str, int]:
+    """Run until the watermark has come to `until_ns` and was sent, then stop; the counters."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(live.run(symbols, stop))
+    await aside(task, lambda: live.gauges().get("watermark_ns", 0) >= until_ns, "the watermark")
+    beats = live.counters()["heartbeats"]
+    await aside(task, lambda: live.counters()["heartbeats"] > beats, "one more heartbeat")
+    stop.set()
+    await task
+    return live.counters()
+
+
+def first_landed(world: World, preset: Preset) -> int:
+    return min(time_ns for _, time_ns, _, _ in landed_bars(all_records(world, preset, "live")))
+
+
+def check_landed(
+    world: World, preset: Preset, venue: VenueSimulator, start_ns: int, end_ns: int
+) -> None:
+    """Every minute of the venue is on `live`, its last value is the venue's, in order per symbol,
+    in its symbol's partition, and no heartbeat said more than was there before it."""
+    records = all_records(world, preset, "live")
+    wanted = truth(venue, start_ns, end_ns)
+    bars = landed_bars(records)
+    assert {bar[:2]: bar[2] for bar in bars} == wanted
+    for symbol in SYMBOLS:
+        times = [time_ns for name, time_ns, _, _ in bars if name == symbol]
+        assert list(dict.fromkeys(times)) == sorted(set(times)), "newer bars before a hole's"
+    seen: set[tuple[str, int]] = set()
+    for record in records:
+        if record.value is not None:
+            ((symbol, time_ns, _, _),) = landed_bars([record])
+            assert record.key == symbol.encode()
+            assert record.partition == partition_of(symbol, preset.partitions)
+            seen.add((symbol, time_ns))
+            continue
+        (mark,) = watermarks([record])[record.partition]
+        mine = {k for k in wanted if partition_of(k[0], preset.partitions) == record.partition}
+        assert {k for k in mine if k[1] + MIN_NS <= mark} <= seen
+    for marks in watermarks(records).values():
+        assert marks == sorted(marks)
+        assert marks[-1] >= end_ns
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "",
+        "lose-frames:p=0.2,only=closed",
+        "drop-socket:every=60",
+        "lose-frames:p=0.1;drop-socket:p=0.004;drop-socket:at=+31m|+70m",
+    ],
+    ids=["calm", "lost", "dropped", "both"],
+)
+def test_every_minute_lands_as_the_venue_settled_it(world: World, faults: str) -> None:
+    async def test() -> None:
+        preset = fresh_preset(world)
+        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        async with simulator(faults=faults, minutes=120) as venue:
+            live = connector(world, preset, venue)
+            counters = await feed(live, START_NS + 120 * MIN_NS)
+            first = first_landed(world, preset)
+            check_landed(world, preset, venue, first, START_NS + 120 * MIN_NS)
+            assert first <= START_NS + 60 * MIN_NS, "not enough was watched"
+            if "lose" in faults:
+                assert counters["fills"] > 0 and venue.status()["frames"]["lost"] > 0
+            if "drop" in faults:
+                assert counters["connections"] > 1
+
+    run(test())
+
+
+def test_minutes_without_trades_and_idle_symbols_do_not_stop_the_watermark(world: World) -> None:
+    async def test() -> None:
+        preset = fresh_preset(world)
+        quiet = MarketSettings(seed=3, empty_share=0.6)
+        async with simulator(faults="lose-frames:p=0.5", minutes=60, market=quiet) as venue:
+            await feed(connector(world, preset, venue), START_NS + 60 * MIN_NS)
+            first = first_landed(world, preset)
+            check_landed(world, preset, venue, first, START_NS + 60 * MIN_NS)
+
+    run(test())
+
+
+def test_a_start_goes_on_from_what_landed(world: World) -> None:
+    async def test() -> None:
+        preset = fresh_preset(world)
+        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        async with simulator(minutes=90) as venue:
+            await feed(connector(world, preset, venue), START_NS + 20 * MIN_NS)
+            before = len(landed_bars(all_records(world, preset, "live")))
+            counters = await feed(connector(world, preset, venue), START_NS + 90 * MIN_NS)
+            first = first_landed(world, preset)
+            check_landed(world, preset, venue, first, START_NS + 90 * MIN_NS)
+            assert counters["sent"] == len(landed_bars(all_records(world, preset, "live"))) - before
+
+    run(test())
+
+
+def test_the_resume_limit_bounds_the_first_fill_and_says_so(world: World) -> None:
+    async def test() -> None:
+        preset = fresh_preset(world)
+        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        async with simulator(minutes=20) as venue:
+            await feed(connector(world, preset, venue), START_NS + 5 * MIN_NS)
+        said: list[str] = []
+        later = START_NS + 600 * MIN_NS
+        async with simulator(start_ns=later, until_ns=later + 10 * MIN_NS) as venue:
+            live = LiveConnector(
+                *(world.cluster, preset, registered(world, preset)),
+                BinanceEndpoints(venue.rest_url, venue.ws_url),
+                LiveSettings(resume_limit_ns=60 * MIN_NS, heartbeat_s=0.2, clock_s=0.1),
+                notice=said.append,
+            )
+            await feed(live, later + 10 * MIN_NS)
+        assert sum("seamline backfill run" in text for text in said) == len(SYMBOLS)
+        times = {b[1] for b in landed_bars(all_records(world, preset, "live"))}
+        filled = min(time_ns for time_ns in times if time_ns > START_NS + 30 * MIN_NS)
+        assert later - 60 * MIN_NS <= filled < later - 30 * MIN_NS
+
+    run(test())
+
+
+def test_unknown_symbols_are_answered_with_near_ones(world: World) -> None:
+    async def test() -> None:
+        preset = fresh_preset(world)
+        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        async with simulator() as venue:
+            with pytest.raises(UsageError) as raised:
+                await connector(world, preset, venue).run(["BTC/USDTT"], asyncio.Event())
+            assert raised.value.parameter == "symbols"
+            assert "BTC/USDT" in str(raised.value.fix)
+
+    run(test())
+
+
+def test_a_preset_without_a_feed_of_ours_is_refused(world: World) -> None:
+    endpoints = BinanceEndpoints()
+    for changes, word in (
+        ({"live": None}, "no live feed"),
+        ({"derive_from": "ohlcv.x.spot.1m"}, "seamline live ohlcv.x.spot.1m"),
+        ({"feed": "polygon.ws.minute"}, "polygon.ws.minute"),
+    ):
+        preset = fresh_preset(world, **changes)
+        with pytest.raises(UsageError, match=word):
+            LiveConnector(world.cluster, preset, {}, endpoints)
