@@ -4,4 +4,4 @@ from seamline.connectors import jit_cache
 
 jit_cache.use()  # before anything imports numba
 
-pytest_plugins = ["stack_fixture"]
+pytest_plugins = ["stack_fixture", "preset_fixture"]

@@ -18,7 +18,7 @@ from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, 
 if TYPE_CHECKING:
     from seamline.presets.model import Preset
 
-LIST_COLUMNS = ("preset", "kind", "interval", "partitions", "backfill", "live", "derive_from")
+LIST_COLUMNS = ("preset", "interval", "partitions", "backfill", "live", "derive_from")
 CHECK_COLUMNS = ("key", "ok", "line", "fault", "fix")
 
 FileArgument = Annotated[
@@ -43,7 +43,6 @@ def list_presets(output: FormatOption = Format.TABLE) -> None:
     rows = [
         {
             "preset": p.id,
-            "kind": p.kind,
             "interval": format_duration(p.interval_ns) if p.interval_ns else None,
             "partitions": p.partitions,
             "backfill": p.backfill.source if p.backfill else None,
