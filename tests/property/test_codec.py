@@ -25,6 +25,7 @@ from seamline.schemas.codec import (
     frame,
 )
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
+from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -247,6 +248,17 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "findings": st.dictionaries(text, int64, max_size=3),
         "known_time_ns": us,
     },
+    "chunk": {
+        "symbol": text,
+        "start_ns": ms,
+        "end_ns": ms,
+        "state": st.sampled_from(["planned", "leased", "fetched", "landed", "resolved", "failed"]),
+        "complete_through_ns": st.none() | ms,
+        "rows": int64,
+        "digest": st.binary(),
+        "attempts": int32,
+        "fetched_time_ns": us,
+    },
     "gap": {
         "symbol": text,
         "start_ns": ms,
@@ -257,6 +269,10 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "detail": st.none() | text,
     },
 }
+
+
+def test_every_small_record_is_here() -> None:
+    assert RECORDS.keys() == SCHEMAS.keys() - {"bar", "conformed_bar", "bar_block"}
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -69,6 +69,19 @@ def test_timed_keys_parse_back(symbol: str, time_ms: int) -> None:
     assert topics.parse_report_key(topics.report_key(symbol, time_ns)) == (symbol, time_ns)
 
 
+@given(st.text(min_size=1).filter(lambda t: t.isprintable()), st.integers(-(2**43), 2**43))
+def test_chunk_keys_parse_back(symbol: str, start_ms: int) -> None:
+    start_ns, end_ns = start_ms * 1_000_000, (start_ms + 5) * 1_000_000
+    key = topics.chunk_key(symbol, start_ns, end_ns)
+    assert topics.parse_chunk_key(key) == (symbol, start_ns, end_ns)
+
+
+@pytest.mark.parametrize("key", [b"A", b"A|5", b"|5|6", b"A|5|", b"A|5|06", b"\xff|5|6"])
+def test_other_chunk_keys_are_refused(key: bytes) -> None:
+    with pytest.raises(ContractError, match="key"):
+        topics.parse_chunk_key(key)
+
+
 def test_a_storage_key_as_written() -> None:
     assert topics.storage_key("BTC/USDT", 1_700_000_000_000_000_000) == b"BTC/USDT|1700000000000"
 
