@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
@@ -36,6 +37,9 @@ FETCH: Final = fetching.FetchSettings()
 # Between two fetches restarts, holds and releases are seen; a fetch waits no longer than this.
 POLL_S: Final = 0.1
 RESTART_TIMEOUT_S: Final = 30.0
+
+# What these classes log is Faust's own talk; it goes where Faust's goes.
+log = logging.getLogger("faust.seamline.lane")
 
 OutOfRange: TypeAlias = Callable[[TP], None]
 
@@ -65,6 +69,8 @@ class ChunkSchema(faust.Schema[Any, Any]):
 class LaneThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer as the lane needs it; Faust has no settings for these."""
 
+    logger = log
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         fetching.prepare(consumer, FETCH)
@@ -91,6 +97,8 @@ class LaneThread(driver.AIOKafkaConsumerThread):
 
 class LaneConsumer(driver.Consumer):
     """Faust's consumer with the drain loop replaced. All state belongs to the event loop."""
+
+    logger = log
 
     # Sessions are never reused in a process: a chunk that outlives its session fits no other.
     _serial: ClassVar[Iterator[int]] = itertools.count(1)
