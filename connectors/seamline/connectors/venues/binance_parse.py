@@ -311,4 +311,8 @@ def _bad(fields: dict[str, Any], name: str) -> _BadError:
 
 
 def _dumped(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    """The text of a REST row again; the answer that held it is not kept."""
+    try:
+        return json.dumps(value, separators=(",", ":")).encode()
+    except RecursionError:
+        return b"nested too deeply to be written again"

@@ -163,6 +163,13 @@ class VenueSimulator:
         self._port = self._runner.addresses[0][1]
         self._pump = asyncio.create_task(self._feed.run())
 
+    async def serve_until(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set, or when the feed has broken (`stop()` raises what broke it)."""
+        if self._pump is not None:
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait({stopped, self._pump}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+
     async def stop(self) -> None:
         """Close all sockets and the server. Raises what broke the feed, if something did."""
         if self._runner is None or self._pump is None:

@@ -229,7 +229,8 @@ class Feed:
         times = [now_ms + IDLE_MS]
         known = (name for name in self.streams() if self._schedule.knows(name))
         times += [self._schedule.next_ms(name, now_ms) for name in known]
-        times += [s.opened_ms + self._rules.session_ms for s in self._sessions.values()]
+        living = (session for session in self._sessions.values() if session.ending is None)
+        times += [session.opened_ms + self._rules.session_ms for session in living]
         drop_ms = self._plan.next_drop_ms(now_ms)
         return max(min(times if drop_ms is None else [*times, drop_ms]), now_ms + 1)
 

@@ -146,4 +146,4 @@ async def _serve(config: SimulatorConfig, fmt: Format) -> None:
         }
         emit_object(ready, fmt, title="venue simulator, Ctrl-C ends it")
         sys.stdout.flush()
-        await stop.wait()
+        await venue.serve_until(stop)
