@@ -71,13 +71,22 @@ def test_a_home_that_cannot_be_written_is_replaced(home: Path) -> None:
     directory.rmdir()
 
 
-def test_nothing_imports_numba_before_the_variable_is_set() -> None:
-    """Importing the command and the cache module reads no kernel."""
+@pytest.mark.parametrize("first", ["seamline.sdk", "seamline.sdk.cli.main"])
+def test_the_variable_is_set_before_numba_reads_it(first: str, tmp_path: Path) -> None:
+    """Whoever starts with the SDK or the command compiles into the directory of the sources."""
     code = (
-        "import sys, seamline.sdk.cli.main, seamline.connectors.jit_cache;"
-        "print('numba' in sys.modules)"
+        f"import {first}, os, numba;"
+        f"assert numba.config.CACHE_DIR == os.environ['{jit_cache.VARIABLE}'];"
+        "print(numba.config.CACHE_DIR)"
     )
+    kept = {name: value for name, value in os.environ.items() if name != jit_cache.VARIABLE}
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        env={**kept, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
-    assert run.stdout.strip() == "False"
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.strip()).is_relative_to(tmp_path)

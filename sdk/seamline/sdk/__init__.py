@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from seamline.sdk.stitch import SeamStream, stitch
-from seamline.streams.kernel.seam_certificate import Certificate
-from seamline.streams.kernel.seam_events import (
+from seamline.connectors import jit_cache
+
+jit_cache.use()  # before the imports below bring in numba
+
+from seamline.sdk.stitch import SeamStream, stitch  # noqa: E402
+from seamline.streams.kernel.seam_certificate import Certificate  # noqa: E402
+from seamline.streams.kernel.seam_events import (  # noqa: E402
     Bar,
     CaughtUp,
     Event,
