@@ -164,7 +164,7 @@ class VenueSimulator:
         self._pump = asyncio.create_task(self._feed.run())
 
     async def serve_until(self, stop: asyncio.Event) -> None:
-        """Return when `stop` is set, or when the feed has broken (`stop()` raises what broke it)."""
+        """Return when `stop` is set, or when the feed broke; `stop()` raises what broke it then."""
         if self._pump is not None:
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({stopped, self._pump}, return_when=asyncio.FIRST_COMPLETED)
