@@ -395,6 +395,18 @@ def test_sockets_are_dropped_at_a_simulated_time_and_by_hand() -> None:
     run(test)
 
 
+def test_a_client_that_does_not_read_is_ended_and_what_was_left_is_counted() -> None:
+    async def test() -> None:
+        async with venue() as v, v.socket("/stream?streams=btcusdt@kline_1m"):
+            v.to(60 * 24 * 2)
+            await eventually(lambda: bool(v.server.status()["sockets"]["ended"]))
+            status = v.server.status()
+            assert status["sockets"]["ended"] == {"slow_consumer": 1}
+            assert status["frames"]["left"] > 0
+
+    run(test)
+
+
 def test_lost_frames_are_lost_counted_and_named() -> None:
     async def test() -> None:
         faults = "lose-frames:at=+3m|+4m,symbol=BTC/USDT,only=closed; lose-frames:p=0.2,only=closed"

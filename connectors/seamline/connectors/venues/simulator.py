@@ -209,7 +209,11 @@ class VenueSimulator:
                 "ended": dict(tally.ended),
             },
             "streams": dict(self._feed.streams()),
-            "frames": {"sent": tally.frames_sent, "lost": tally.frames_lost},
+            "frames": {
+                "sent": tally.frames_sent,
+                "lost": tally.frames_lost,
+                "left": tally.frames_left,
+            },
             "faults": [
                 {"fault": fault.text, "hits": tally.fault_hits[index]}
                 for index, fault in enumerate(config.faults)

@@ -48,6 +48,7 @@ class SocketTally:
     ended: Counter[str] = field(default_factory=Counter)
     frames_sent: int = 0
     frames_lost: int = 0
+    frames_left: int = 0
     fault_hits: Counter[int] = field(default_factory=Counter)
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
@@ -100,6 +101,13 @@ class Session:
             self.ending = why
             self._abort()
 
+    def left(self) -> int:
+        """How many queued texts were never sent; empties the queue."""
+        count = 0
+        while not self._queue.empty():
+            count += isinstance(self._queue.get_nowait(), str)
+        return count
+
     def _abort(self) -> None:
         if isinstance(self._transport, asyncio.WriteTransport):
             self._transport.abort()
@@ -118,7 +126,8 @@ class Session:
                 else:
                     await socket.close(code=item.code, message=item.text.encode())
             except ClientConnectionResetError:
-                pass  # the reader of this session sees the same and ends it
+                # The reader of this session sees the same and ends it.
+                tally.frames_left += isinstance(item, str)
             return
 
 
@@ -186,6 +195,7 @@ class Feed:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             del self._sessions[session.number]
+            self.tally.frames_left += session.left()
             self.tally.ended[session.ending or "client_closed"] += 1
         return socket
 
