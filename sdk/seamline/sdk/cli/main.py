@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from seamline.connectors import jit_cache
-from seamline.sdk.cli import presets, stack, topics, venue_sim
+from seamline.sdk.cli import backfill, demo, live, presets, stack, topics, venue_sim, worker
 
 app = typer.Typer(
     name="seamline",
@@ -25,6 +25,10 @@ stack.register(app)
 presets.register(app)
 topics.register(app)
 venue_sim.register(app)
+worker.register(app)
+live.register(app)
+backfill.register(app)
+demo.register(app)
 
 
 def run() -> None:

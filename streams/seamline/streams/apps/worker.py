@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from seamline.connectors.kafka.admin import Admin
+from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.metrics import Metrics, serve
 from seamline.connectors.world import World
 from seamline.presets.model import Preset
-from seamline.schemas.errors import ContractError, TransportError, UsageError
-from seamline.schemas.topics import LANDING_ROLES, ROLES, topic_name
+from seamline.schemas.errors import TransportError, UsageError
 from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
@@ -78,7 +77,8 @@ def run_worker(
     check_session(settings.session_timeout_ns)
     make_directories(settings.directory, presets)
     for preset in presets:
-        check_topics(Admin(world.cluster), preset, derived.get(preset.id, ()))
+        for each in (preset, *derived.get(preset.id, ())):
+            assert_partitions(world.cluster, each)
     factories = {
         preset.id: make_factory(preset, derived.get(preset.id, ()), world, settings.directory)
         for preset in presets
@@ -162,8 +162,11 @@ async def end_apps(apps: Sequence[PresetApp], tasks: Sequence[asyncio.Task[None]
 # -- what is refused before anything is joined
 
 
-def check_presets(presets: Sequence[Preset]) -> None:
-    """Raises UsageError for a derived preset (naming its parent), one named twice, or none."""
+def check_presets(presets: Sequence[Preset], roots: Mapping[str, str] | None = None) -> None:
+    """Raises UsageError for a derived preset (naming its parent), one named twice, or none.
+
+    `roots`: preset id -> the one that its worker runs, where a chain of derived presets is known.
+    """
     seen: set[str] = set()
     for preset in presets:
         if preset.derive_from is not None:
@@ -171,7 +174,7 @@ def check_presets(presets: Sequence[Preset]) -> None:
                 "a derived preset is made by the worker of its parent",
                 parameter="preset",
                 value=preset.id,
-                fix=f"Run: seamline worker {preset.derive_from}",
+                fix=f"Run: seamline worker {(roots or {}).get(preset.id, preset.derive_from)}",
             )
         if preset.id in seen:
             raise UsageError("named twice", parameter="preset", value=preset.id)
@@ -203,27 +206,3 @@ def make_directories(directory: Path, presets: Sequence[Preset]) -> None:
             value=str(directory),
             fix="Give a directory of the worker's own",
         ) from None
-
-
-def check_topics(admin: Admin, preset: Preset, derived: Sequence[Preset]) -> None:
-    """Every topic that this worker reads or writes exists with the preset's partition count."""
-    roles = {preset.id: ROLES}
-    roles.update({d.id: tuple(r for r in ROLES if r not in LANDING_ROLES) for d in derived})
-    names = [topic_name(preset_id, role) for preset_id, some in roles.items() for role in some]
-    found = admin.partitions(names)
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ContractError(
-            f"{len(missing)} topics do not exist: {', '.join(missing[:3])}",
-            parameter="preset",
-            value=preset.id,
-            fix=f"Run: seamline topics apply {preset.id}",
-        )
-    for name in names:
-        if found[name] != preset.partitions:
-            raise ContractError(
-                f"{name} has {found[name]} partitions, the preset says {preset.partitions}",
-                parameter="partitions",
-                value=preset.partitions,
-                fix="Partition counts are fixed when topics are made: correct the preset",
-            )
