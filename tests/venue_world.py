@@ -6,10 +6,12 @@ Decides: how tests read what landed and what the venue says is true. Must not kn
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from seamline.connectors.kafka import topics
@@ -59,6 +61,30 @@ def fresh_preset(world: World, *, feed: str = "binance.ws.kline.1m", **changes: 
     preset = replace(preset, **changes)
     topics.apply(world.cluster, preset)
     return preset
+
+
+def write_presets(folder: Path, preset: Preset) -> Path:
+    """A presets file that describes `preset`, for commands in other processes."""
+    assert preset.live is not None and preset.backfill is not None
+    path = folder / "presets.yaml"
+    path.write_text(
+        f"""version: 1
+data_presets:
+  {preset.id}:
+    kind: {preset.kind}
+    interval_ms: {preset.interval_ns // 1_000_000}
+    partitions: {preset.partitions}
+    backfill: {{source: "{preset.backfill.source}", window_bars: {preset.backfill.window_bars}}}
+    live: {{feed: {preset.live.feed}, max_lag_seconds: 45}}
+"""
+    )
+    return path
+
+
+def command_environment(world: World, folder: Path) -> dict[str, str]:
+    """What a command in another process needs to reach `world` with the presets of `folder`."""
+    presets = {"SEAMLINE_PRESETS_FILE": str(folder / "presets.yaml")}
+    return {**os.environ, **world.environment(), **presets}
 
 
 def registered(world: World, preset: Preset) -> Mapping[str, int]:

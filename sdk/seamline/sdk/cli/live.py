@@ -1,0 +1,122 @@
+"""`seamline live PRESET`: a venue's live feed onto the plane until it is told to stop.
+
+Decides: how options become settings, and how the connector ends: SIGTERM and Ctrl-C end it with
+status 0 after everything sent was acknowledged. Invariant: the answer, its counters, comes once, at
+the end; what happens meanwhile is said on stderr. Must not know: frames, holes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seamline.schemas.errors import UsageError
+from seamline.schemas.times import format_time, parse_duration
+from seamline.sdk.cli.backfill import symbols_of
+from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, notices
+from seamline.sdk.cli.stack import DirOption
+
+if TYPE_CHECKING:
+    from seamline.connectors.live import LiveConnector
+
+REST_VARIABLE = "SEAMLINE_BINANCE_REST_URL"
+WS_VARIABLE = "SEAMLINE_BINANCE_WS_URL"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("live")(live)
+
+
+@answers
+def live(
+    preset: Annotated[str, typer.Argument(help="id of a preset", metavar="PRESET")],
+    symbols: Annotated[str, typer.Option(help="BASE/QUOTE, comma separated")],
+    rest_url: Annotated[
+        str, typer.Option(help=f"the venue's REST [default: {REST_VARIABLE}, or Binance itself]")
+    ] = "",
+    ws_url: Annotated[
+        str, typer.Option(help=f"the venue's WebSocket [default: {WS_VARIABLE}, or Binance itself]")
+    ] = "",
+    resume_limit: Annotated[
+        str, typer.Option(help="how far back a start fills over REST: 1d, 6h")
+    ] = "1d",
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="answer Prometheus there; 0 takes any")
+    ] = None,
+    directory: DirOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Publish closed bars (or trades) as they come, fill every hole, send heartbeats.
+
+    Runs until SIGTERM or Ctrl-C. A new start goes on from what landed last.
+    """
+    from seamline.connectors.live import LiveConnector, LiveSettings, stream_of
+    from seamline.connectors.registry.client import RemoteSchemaRegistryClient
+    from seamline.connectors.registry.registration import ensure_registered
+    from seamline.connectors.venues.binance import BinanceEndpoints
+    from seamline.connectors.world import World
+    from seamline.presets import loader
+
+    if output is Format.CSV:
+        raise UsageError(
+            "csv is for rows", parameter="output", value="csv", fix="Use table or json"
+        )
+    chosen = loader.get(loader.load(None, os.environ), preset)
+    stream_of(chosen)
+    named = symbols_of(symbols)
+    limit_ns = parse_duration(resume_limit, parameter="resume_limit")
+    given = {REST_VARIABLE: rest_url, WS_VARIABLE: ws_url}
+    env = {**os.environ, **{name: url for name, url in given.items() if url}}
+    endpoints = BinanceEndpoints.from_environment(env)
+    world = World.resolve(os.environ, directory)
+    registry = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+    try:
+        ids = ensure_registered(registry, chosen)
+    finally:
+        registry.close()
+    settings = LiveSettings(resume_limit_ns=limit_ns)
+    connector = LiveConnector(world.cluster, chosen, ids, endpoints, settings, notice=say)
+    if metrics_port is not None:
+        from seamline.connectors.metrics import LiveMetrics, serve
+
+        port = serve(LiveMetrics(chosen.id, connector.counters, connector.gauges), metrics_port)
+        say(f"metrics at port {port}")
+    asyncio.run(_run(connector, named, chosen.id))
+    emit_object(_answer(connector, chosen.id, named), output, title="Live")
+
+
+def say(text: str) -> None:
+    notices.print(text, markup=False, soft_wrap=True)
+
+
+async def _run(connector: LiveConnector, symbols: tuple[str, ...], preset_id: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    async def tell() -> None:
+        await connector.ready.wait()
+        say(f"{preset_id}: {len(symbols)} symbols, Ctrl-C ends it")
+
+    telling = asyncio.create_task(tell())
+    try:
+        await connector.run(symbols, stop)
+    finally:
+        telling.cancel()
+
+
+def _answer(connector: LiveConnector, preset_id: str, symbols: tuple[str, ...]) -> dict[str, Any]:
+    gauges = connector.gauges()
+    watermark_ns = gauges.pop("watermark_ns", 0)
+    return {
+        "preset": preset_id,
+        "symbols": list(symbols),
+        "watermark": format_time(watermark_ns) if watermark_ns else None,
+        **connector.counters(),
+        **gauges,
+    }
