@@ -39,10 +39,13 @@ TP = tuple[str, int]
 Isolation = Literal["read_committed", "read_uncommitted"]
 T = TypeVar("T")
 
-TIMEOUT_S: Final = 15.0
+TIMEOUT_S: Final = 10.0
 WAIT_SLICE_S: Final = 0.25
 METADATA_SLICE_S: Final = 1.0
 LEADER_CHECK_S: Final = 0.02
+_LEADER_MOVES: Final = frozenset(
+    ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "FENCED_LEADER_EPOCH")
+)
 _ISOLATION: Final = {
     "read_committed": IsolationLevel.READ_COMMITTED,
     "read_uncommitted": IsolationLevel.READ_UNCOMMITTED,
@@ -158,8 +161,21 @@ class Admin:
         if not wanted:
             return {}
         self._refuse_missing(wanted)
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return self._offsets_once(wanted, spec, isolation)
+            except SeamlineError as error:
+                # The client asks a leader that has not begun (a new topic) or no longer is one.
+                if error.fields.get("code") not in _LEADER_MOVES or time.monotonic() >= deadline:
+                    raise
+            time.sleep(LEADER_CHECK_S)
+
+    def _offsets_once(
+        self, tps: Iterable[TP], spec: OffsetSpec, isolation: Isolation
+    ) -> dict[TP, int]:
         futures = self._client.list_offsets(
-            {TopicPartition(topic, partition): spec for topic, partition in wanted},
+            {TopicPartition(topic, partition): spec for topic, partition in tps},
             isolation_level=_ISOLATION[isolation],
             request_timeout=self._timeout_s,
         )
