@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import sys
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -275,12 +278,12 @@ def test_a_run_that_is_killed_goes_on_where_it_was(world: World, tmp_path: Path)
             command = backfill_command(tmp_path, preset, start_ns, end_ns)
             env = {**command_environment(world, tmp_path), REST_VARIABLE: venue.rest_url}
             killed = await asyncio.create_subprocess_exec(*command, env=env)
-            await until(
-                lambda: (
-                    len(all_records(world, preset, "chunks")) >= 5 or killed.returncode is not None
-                ),
-                "five chunks",
-            )
+
+            def far_enough() -> bool:
+                done = killed.returncode is not None
+                return done or len(all_records(world, preset, "chunks")) >= 5
+
+            await until(far_enough, "five chunks")
             killed.kill()
             assert await killed.wait() == -signal.SIGKILL
             before = venue.status()["requests"]["klines 200"]

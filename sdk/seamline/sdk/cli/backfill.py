@@ -49,7 +49,7 @@ def run(
     start: Annotated[str, typer.Option(help="-2d, or an ISO time with a zone, on the grid")],
     end: Annotated[str, typer.Option(help="exclusive; now, -1d, or an ISO time")] = "now",
     rest_url: Annotated[
-        str, typer.Option(help=f"the venue's REST [default: {REST_VARIABLE}, or Binance itself]")
+        str, typer.Option(help=f"the venue's REST (default: {REST_VARIABLE}, or Binance itself)")
     ] = "",
     again: Annotated[bool, typer.Option("--again", help="also what has landed before")] = False,
     directory: DirOption = None,

@@ -36,10 +36,10 @@ def live(
     preset: Annotated[str, typer.Argument(help="id of a preset", metavar="PRESET")],
     symbols: Annotated[str, typer.Option(help="BASE/QUOTE, comma separated")],
     rest_url: Annotated[
-        str, typer.Option(help=f"the venue's REST [default: {REST_VARIABLE}, or Binance itself]")
+        str, typer.Option(help=f"the venue's REST (default: {REST_VARIABLE}, or Binance itself)")
     ] = "",
     ws_url: Annotated[
-        str, typer.Option(help=f"the venue's WebSocket [default: {WS_VARIABLE}, or Binance itself]")
+        str, typer.Option(help=f"the venue's WebSocket (default: {WS_VARIABLE}, or Binance itself)")
     ] = "",
     resume_limit: Annotated[
         str, typer.Option(help="how far back a start fills over REST: 1d, 6h")
