@@ -16,15 +16,15 @@ from seamline.connectors.kafka.reader import Message, PointReader, read_range
 
 
 class LogReader:
-    """For one partition number. Not for use by two threads at once.
+    """For one partition number. Not for use by two threads at once; `admin` may be shared.
 
     Every method may raise TransportError.
     """
 
-    def __init__(self, cluster: Cluster, partition: int) -> None:
+    def __init__(self, cluster: Cluster, partition: int, admin: Admin) -> None:
         self._cluster = cluster
         self._partition = partition
-        self._admin = Admin(cluster)
+        self._admin = admin
         self._points: PointReader | None = None
         self._fences: dict[str, int] = {}
 

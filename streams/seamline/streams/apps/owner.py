@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.schemas.errors import SeamlineError
@@ -103,6 +104,7 @@ class Owner:
         place: Place,
         lane: Lane,
         cluster: Cluster,
+        admin: Admin,
         factory: MachineFactory,
         observer: Observer,
         *,
@@ -118,7 +120,8 @@ class Owner:
         self.beat_s = time.monotonic()
         self._settings = settings or OwnerSettings()
         self.inbox = Inbox(budget, self._settings.chunks_max, self._settings.bytes_max)
-        self._lane, self._cluster, self._factory = lane, cluster, factory
+        self._lane, self._factory = lane, factory
+        self._cluster, self._admin = cluster, admin
         self._observer, self._clock_ns = observer, clock_ns
         self._tps = tps
         self._roles = {topic: role for role, topic in place.topics.items()}
@@ -216,14 +219,13 @@ class Owner:
         self._observer.entered(self.place, self.state, event, cause)
 
     async def _take(self) -> Event:
-        place, cluster, factory = self.place, self._cluster, self._factory
         closing = self._closing
 
         def take() -> Tenure:
             # A close that came while this waited for the thread: do not fence the next owner.
             if closing.is_set():
                 raise Closed
-            tenure = Tenure(place, cluster, factory)
+            tenure = Tenure(self.place, self._cluster, self._admin, self._factory)
             if closing.is_set():
                 tenure.close()
                 raise Closed

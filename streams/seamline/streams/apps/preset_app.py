@@ -19,6 +19,7 @@ from typing import Any, Final
 import faust
 from faust.types import TP
 
+from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.metrics import TROUBLES, Metrics
 from seamline.presets.model import Preset
@@ -85,6 +86,8 @@ class PresetApp:
         self.owners: dict[int, Owner] = {}
         self.topics: Mapping[Role, str] = {role: topic_name(preset.id, role) for role in ROLES}
         self._cluster, self._factory, self._metrics = cluster, factory, metrics
+        # One client for all owners: each would cost threads and connections of its own.
+        self._admin = Admin(cluster)
         self._settings, self._budget, self._clock_ns = settings, budget, clock_ns
         self._on_owned, self._announced = on_owned, True
         self.app = self._make_app()
@@ -166,6 +169,7 @@ class PresetApp:
                 Place(self.preset.id, partition, self.topics),
                 consumer,
                 self._cluster,
+                self._admin,
                 self._factory,
                 self,
                 budget=self._budget,

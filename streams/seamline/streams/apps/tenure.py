@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import TransactionalProducer
@@ -74,14 +75,16 @@ class Tenure:
     """Raises FencedError when another owner took the partition, else TransportError and whatever
     the machine raises."""
 
-    def __init__(self, place: Place, cluster: Cluster, factory: MachineFactory) -> None:
+    def __init__(
+        self, place: Place, cluster: Cluster, admin: Admin, factory: MachineFactory
+    ) -> None:
         self._place = place
         self._producer = TransactionalProducer(cluster, place.transactional_id)  # 1
         self._reader: LogReader | None = None
         self._machine: Machine | None = None
         try:
             self._producer.init(INIT_TIMEOUT_S)  # 2
-            self._reader = LogReader(cluster, place.partition)
+            self._reader = LogReader(cluster, place.partition, admin)
             self._machine = factory.rebuild(self._reader)  # 3
         except BaseException:
             self.close()
