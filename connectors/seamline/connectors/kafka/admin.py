@@ -42,7 +42,7 @@ T = TypeVar("T")
 TIMEOUT_S: Final = 10.0
 WAIT_SLICE_S: Final = 0.25
 METADATA_SLICE_S: Final = 1.0
-LEADER_CHECK_S: Final = 0.02
+METADATA_CHECK_S: Final = 0.02
 _LEADER_MOVES: Final = frozenset(
     ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "FENCED_LEADER_EPOCH")
 )
@@ -116,11 +116,7 @@ class Admin:
                 resource.name,
                 len(partitions),
                 min((len(p.replicas) for p in partitions.values()), default=0),
-                {
-                    n: e.value
-                    for n, e in entries.items()
-                    if not e.is_default and e.value is not None
-                },
+                {n: e.value for n, e in entries.items() if e.value is not None},
             )
         return settings
 
@@ -144,7 +140,7 @@ class Admin:
         return tuple(sorted(made))
 
     def alter(self, topic: str, config: Mapping[str, str]) -> None:
-        """Set these settings on a topic and leave its others alone."""
+        """Set these settings on a topic, leave its others alone, and wait until they show."""
         entries = [
             ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
             for name, value in config.items()
@@ -155,6 +151,13 @@ class Admin:
         )
         for future in futures.values():
             self._result(future, f"change of the settings of {topic}")
+        # The controller has answered; the broker that is asked next may still have the old ones.
+        deadline = time.monotonic() + self._timeout_s
+        while any(self.topics([topic])[topic].config.get(n) != v for n, v in config.items()):
+            if time.monotonic() >= deadline:
+                late = KafkaError(KafkaError._TIMED_OUT, "the new settings do not show")
+                raise self._error(late, f"change of the settings of {topic}")
+            time.sleep(METADATA_CHECK_S)
 
     def _offsets(self, tps: Iterable[TP], spec: OffsetSpec, isolation: Isolation) -> dict[TP, int]:
         wanted = sorted(set(tps))
@@ -169,7 +172,7 @@ class Admin:
                 # The client asks a leader that has not begun (a new topic) or no longer is one.
                 if error.fields.get("code") not in _LEADER_MOVES or time.monotonic() >= deadline:
                     raise
-            time.sleep(LEADER_CHECK_S)
+            time.sleep(METADATA_CHECK_S)
 
     def _offsets_once(
         self, tps: Iterable[TP], spec: OffsetSpec, isolation: Isolation
@@ -222,7 +225,7 @@ class Admin:
             if time.monotonic() >= deadline:
                 late = KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"no leader: {lacking[:5]}")
                 raise self._error(late, "making of topics")
-            time.sleep(LEADER_CHECK_S)
+            time.sleep(METADATA_CHECK_S)
 
     def _leaders(self, topics: Iterable[str]) -> dict[str, list[int]]:
         metadata = self._metadata().topics

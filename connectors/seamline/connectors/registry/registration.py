@@ -66,23 +66,26 @@ def ensure_registered(client: RemoteSchemaRegistryClient, preset: Preset) -> Map
         for name in subject.schemas:
             schema = SCHEMAS[name]
             schema_id = client.register(subject.name, schema.text)
-            _verify(client, subject, schema, schema_id)
+            verify(client, subject.name, schema, schema_id)
             ids.setdefault(name, schema_id)
     return MappingProxyType(ids)
 
 
-def _verify(
-    client: RemoteSchemaRegistryClient, subject: Subject, schema: Schema, schema_id: int
+def verify(
+    client: RemoteSchemaRegistryClient, subject: str, schema: Schema, schema_id: int
 ) -> None:
-    """Ids have come to mean two different schemas in real registries: trust the content."""
+    """Raise ContractError unless the registry means `schema` by this id.
+
+    Ids have come to mean two different schemas in real registries: the content decides.
+    """
     found = fingerprint_of_text(client.by_id(schema_id))
     if found != schema.fingerprint:
         raise ContractError(
-            f"schema id {schema_id} of {subject.name} means another schema in the registry",
+            f"schema id {schema_id} of {subject} means another schema in the registry",
             parameter="schema_id",
             value=schema_id,
             fix="Find who wrote to the registry's storage; do not produce under this id",
-            subject=subject.name,
+            subject=subject,
             schema=schema.name,
             expected=schema.fingerprint,
             found=found,
