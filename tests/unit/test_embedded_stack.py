@@ -44,6 +44,13 @@ STUBBORN = (
     "print('up', flush=True); time.sleep(120)"
 )
 
+LISTENER = (
+    "import socket, threading, time; s = socket.create_server(('127.0.0.1', 0));"
+    "memory = bytearray(400 << 20);"
+    "[threading.Thread(target=time.sleep, args=(99,), daemon=True).start() for _ in range(30)];"
+    "print(s.getsockname()[1], flush=True); time.sleep(99)"
+)
+
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
@@ -111,6 +118,21 @@ def test_what_ignores_a_polite_end_is_killed(stubborn: Running, tmp_path: Path) 
     end(stubborn, tmp_path, 0.2)
     assert not is_alive(stubborn, tmp_path)
     assert strays(tmp_path) == []
+
+
+def test_what_is_no_longer_alive_has_left_its_port(tmp_path: Path) -> None:
+    """A killed process loses its memory, then its files: in between it must count as alive."""
+    console = tmp_path / "console"
+    command = [sys.executable, "-c", LISTENER, mark(tmp_path)]
+    for _ in range(3):
+        process = spawn(command, tmp_path, console, dict(os.environ))
+        deadline = time.monotonic() + 20
+        while not console.read_text().endswith("\n"):
+            assert time.monotonic() < deadline, "the process does not come up"
+        os.kill(process.pid, signal.SIGKILL)
+        while is_alive(process, tmp_path):
+            assert time.monotonic() < deadline, "the process does not go"
+        assert is_free(int(console.read_text()))
 
 
 def test_this_process_is_still_there_and_an_earlier_one_of_its_pid_is_not() -> None:

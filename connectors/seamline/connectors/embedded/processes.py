@@ -61,24 +61,24 @@ def mark(directory: Path) -> str:
 
 
 def is_alive(process: Running, directory: Path) -> bool:
-    """Whether this very process still runs (a zombie does not)."""
+    """Whether this very process still runs. When it does not, its ports and files are free."""
     psutil = _psutil()
-
     _reap(process.pid)
     try:
         found = psutil.Process(process.pid)
-        if found.status() == psutil.STATUS_ZOMBIE:
+        if abs(found.create_time() - process.started) > START_TOLERANCE_S:
             return False
-        same_start = abs(found.create_time() - process.started) <= START_TOLERANCE_S
-        return same_start and mark(directory) in found.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        if words := _words_of(found):
+            return mark(directory) in words
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
+    _await_exit(process.pid)
+    return False
 
 
 def strays(directory: Path) -> list[Running]:
     """Every process that carries the mark of `directory`, whether or not it was written down."""
     psutil = _psutil()
-
     wanted = mark(directory)
     found = []
     for process in psutil.process_iter():
@@ -102,6 +102,33 @@ def end(process: Running, directory: Path, grace_s: float) -> None:
     raise TransportError(
         "the process does not end", parameter="pid", value=process.pid, fix="End it by hand"
     )
+
+
+def _words_of(found: Any) -> list[str]:
+    """The command line; empty from the moment on at which a process begins to go."""
+    psutil = _psutil()
+    try:
+        return [] if found.status() == psutil.STATUS_ZOMBIE else list(found.cmdline())
+    except psutil.ZombieProcess:
+        return []
+
+
+def _await_exit(pid: int) -> None:
+    """A killed JVM has no memory left while its threads, and with them its ports, still go."""
+    deadline = time.monotonic() + KILL_WAIT_S
+    while not _is_gone(pid) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    _reap(pid)
+
+
+def _is_gone(pid: int) -> bool:
+    """Gone, or a zombie whose threads are all gone: only its parent still has to look."""
+    psutil = _psutil()
+    try:
+        found = psutil.Process(pid)
+        return bool(found.status() == psutil.STATUS_ZOMBIE and found.num_threads() <= 1)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _gone_within(process: Running, directory: Path, wait_s: float) -> bool:
@@ -143,7 +170,6 @@ def extra_missing(package: str) -> UsageError:
 
 def _start_time(pid: int) -> float:
     psutil = _psutil()
-
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:  # already gone: whoever waits for it will see that
