@@ -76,20 +76,17 @@ class LaneThread(driver.AIOKafkaConsumerThread):
         fetching.prepare(consumer, FETCH)
         return consumer
 
-    async def on_start(self) -> None:
-        await super().on_start()
-        refused = fetching.settings_refused(self._ensure_consumer(), FETCH)
+    def refused(self) -> list[str]:
+        """Which of the lane's settings the started consumer does not run with."""
+        found = fetching.settings_refused(self._ensure_consumer(), FETCH)
         # Faust falls back to round robin where it sees no need for its own assignor; an owner would
         # then hold partition p of one landing topic only.
         if self._assignor is not self.app.assignor:
-            refused.append("partition_assignment_strategy")
-        if refused:
-            raise ContractError(
-                "the consumer did not take the lane's settings",
-                parameter="lane",
-                value=refused,
-                fix="Install the pinned versions of faust-streaming and aiokafka",
-            )
+            found.append("partition_assignment_strategy")
+        return found
+
+    def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:
+        """The error reaches whoever runs the app; it need not be printed from here as well."""
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's guess at stalled partitions goes by acks and commits; positions say it better."""
@@ -112,8 +109,21 @@ class LaneConsumer(driver.Consumer):
         self.on_out_of_range: OutOfRange = lambda _: None
         super().__init__(*args, **kwargs)
 
+    _thread: LaneThread
+
     def _new_consumer_thread(self) -> LaneThread:
         return LaneThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def on_started(self) -> None:
+        await super().on_started()
+        refused = self._thread.refused()
+        if refused:
+            raise ContractError(
+                "the consumer did not take the lane's settings",
+                parameter="lane",
+                value=refused,
+                fix="Install the pinned versions of faust-streaming and aiokafka",
+            )
 
     # -- what an owner may ask
 
