@@ -22,13 +22,13 @@ import numpy as np
 from seamline.connectors.kafka.reader import Message, Tail
 from seamline.schemas.columns import I8, Bool, ConformedColumns
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.times import NS_PER_S, format_time
+from seamline.schemas.times import NS_PER_S
+from seamline.sdk.seam_snapshot import AGAIN_S, SETTLE_S, SnapshotReader, unsettled_error
 from seamline.sdk.seam_source import POSITION_OFFSETS, SeamSource
 from seamline.streams.kernel.seam import (
     OnGap,
     Part,
     Request,
-    Snapshot,
     assemble,
     blocking,
     by_partition,
@@ -46,12 +46,9 @@ from seamline.streams.kernel.seam_events import (
     SeamBroken,
     bars_of,
 )
-from seamline.streams.kernel.seam_follow import REMEMBERED_ROWS, Follower
+from seamline.streams.kernel.seam_follow import Follower
 from seamline.streams.kernel.seam_proof import certify
 
-# A writer's transaction shows in its topics one after the other, some milliseconds apart.
-SETTLE_S: Final = 15.0
-AGAIN_S: Final = 0.05
 WAIT_AGAIN_S: Final = 0.25
 POLL_S: Final = 0.2
 LIVE_ROLES: Final = ("conformed", "storage", "gaps", "positions")
@@ -59,14 +56,6 @@ LIVE_ROLES: Final = ("conformed", "storage", "gaps", "positions")
 
 class Closed(Exception):  # noqa: N818 - no error: the stream was closed while it worked
     """Raised inside the engine to leave; never reaches a caller."""
-
-
-@dataclass(slots=True)
-class _Reading:
-    """Where each topic was read from and how far."""
-
-    begins: dict[str, dict[int, int]] = field(default_factory=dict)
-    fences: dict[str, dict[int, int]] = field(default_factory=dict)
 
 
 class SeamEngine:
@@ -88,8 +77,7 @@ class SeamEngine:
         self._wait_ns = wait_ns
         self._clock = clock
         self._stop = stop
-        self._snapshot = Snapshot(request)
-        self._at = _Reading()
+        self._reader = SnapshotReader(source, request, self._check_open)
         self._watermarks: dict[int, int] = {}
         self.parts: list[Part] = []
         self.certificate: Certificate | None = None
@@ -138,22 +126,12 @@ class SeamEngine:
 
     def _try_once(self) -> _Missing | None:
         """One pass over the steps; what stands in the way, or None when the parts are there."""
-        source, request, snapshot = self._source, self._request, self._snapshot
+        source, request = self._source, self._request
         fences = source.fences("conformed")  # 1
-        for messages in self._on("storage"):  # 2
-            for block in source.blocks(messages):
-                snapshot.add_block(block)
-            if snapshot.rows_held > REMEMBERED_ROWS:
-                raise self._too_large(snapshot.rows_held)
-        for messages in self._on("seals"):  # 3
-            for seal in source.seals(messages):
-                snapshot.add_seal(seal)
-        unsettled = snapshot.unsettled()
+        unsettled = self._reader.advance()  # 2, 3
         if unsettled:
             return _Missing(request, unsettled=unsettled)
-        for messages in self._on("gaps"):  # 4
-            for symbol, start_ns, gap in source.gaps(messages):
-                snapshot.add_gap(symbol, start_ns, gap)
+        self._reader.read_gaps()  # 4
         self._read_watermarks()
         self.parts = self._assemble(fences)  # 5
         unknown = [part.symbol for part in self.parts if not part.known]
@@ -171,34 +149,22 @@ class SeamEngine:
             return _Missing(request, gaps=gaps, gap=True)
         return None
 
-    def _on(self, role: str) -> Iterator[list[Message]]:
-        """Read a topic on from where the last try stopped, to a fence taken now."""
-        source, at = self._source, self._at
-        if role not in at.fences:
-            at.begins[role] = source.begins(role)
-            at.fences[role] = dict(at.begins[role])
-        fences = source.fences(role)
-        starts, at.fences[role] = at.fences[role], fences
-        for messages in source.read(role, starts, fences):
-            self._check_open()
-            yield messages
-
     def _read_watermarks(self) -> None:
         begins, fences = self._source.begins("positions"), self._source.fences("positions")
         starts = {p: max(begins[p], fence - POSITION_OFFSETS) for p, fence in fences.items()}
         for messages in self._source.read("positions", starts, fences):
             self._watermarks.update(self._source.watermarks(messages))
-        self._at.fences["positions"] = fences
+        self._reader.fences["positions"] = fences
 
     def _assemble(self, fences: Mapping[int, int]) -> list[Part]:
         request, source = self._request, self._source
         begins = source.begins("conformed")
-        settled = {symbol: self._snapshot.settle(symbol) for symbol in request.symbols}
+        settled = {symbol: self._reader.snapshot.settle(symbol) for symbol in request.symbols}
         starts = {}
         for partition, symbols in by_partition(source.symbols).items():
             joins = [join_offset(settled[symbol], begins[partition]) for symbol in symbols]
             starts[partition] = min(max(min(joins), begins[partition]), fences[partition])
-        self._at.begins["conformed"], self._at.fences["conformed"] = starts, dict(fences)
+        self._reader.begins["conformed"], self._reader.fences["conformed"] = starts, dict(fences)
         rows: dict[str, list[ConformedColumns]] = {symbol: [] for symbol in request.symbols}
         try:
             for messages in source.read("conformed", starts, fences):
@@ -224,8 +190,8 @@ class SeamEngine:
         return {
             partition: {
                 role: {
-                    "from": self._at.begins[role][partition],
-                    "fence": self._at.fences[role][partition],
+                    "from": self._reader.begins[role][partition],
+                    "fence": self._reader.fences[role][partition],
                 }
                 for role in ("conformed", "storage", "seals", "gaps")
             }
@@ -245,15 +211,6 @@ class SeamEngine:
             else "Start live or a backfill of it first",
             unknown=list(unknown),
             near=near,
-        )
-
-    def _too_large(self, rows: int) -> UsageError:
-        return UsageError(
-            f"the span holds more than {REMEMBERED_ROWS:,} bars, more than one reader keeps",
-            parameter="start",
-            value=format_time(self._request.start_ns),
-            fix="Ask for fewer symbols or a later start",
-            rows=rows,
         )
 
     # step 6
@@ -299,7 +256,7 @@ class SeamEngine:
         if follower.ended:
             return
         ends = _Ends(self._source, self._request)
-        with self._source.tail({role: self._at.fences[role] for role in LIVE_ROLES}) as tail:
+        with self._source.tail({role: self._reader.fences[role] for role in LIVE_ROLES}) as tail:
             while not follower.ended:
                 self._check_open()
                 events = self._apply(follower, self._poll(tail), ends)
@@ -393,9 +350,4 @@ class _Missing:
                 value=self.unknown[0],
                 fix="Start live or a backfill of it",
             )
-        symbol, reason = next(iter(self.unsettled.items()))
-        return SeamBroken(
-            f"storage and seals of {symbol} do not come together: {reason}",
-            cause="unsettled",
-            symbol=symbol,
-        )
+        return unsettled_error(self.unsettled)

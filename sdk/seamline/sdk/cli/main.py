@@ -5,7 +5,18 @@ from __future__ import annotations
 import typer
 
 from seamline.connectors import jit_cache
-from seamline.sdk.cli import backfill, demo, live, presets, stack, topics, venue_sim, worker
+from seamline.sdk.cli import (
+    backfill,
+    demo,
+    live,
+    presets,
+    read,
+    seam,
+    stack,
+    topics,
+    venue_sim,
+    worker,
+)
 
 app = typer.Typer(
     name="seamline",
@@ -29,6 +40,8 @@ worker.register(app)
 live.register(app)
 backfill.register(app)
 demo.register(app)
+read.register(app)
+seam.register(app)
 
 
 def run() -> None:
