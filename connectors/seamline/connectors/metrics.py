@@ -8,6 +8,7 @@ cover the budgets they alert on (300 s). Must not know: who counts, and why.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -24,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from seamline.schemas.errors import UsageError
 
+HOST_VARIABLE: Final = "SEAMLINE_METRICS_HOST"
 ROW_KINDS: Final = ("inserted", "confirmed", "completed", "revised", "discarded", "late", "preview")
 LANDING: Final = ("live", "backfill")
 OWNER_STATES: Final = ("taking", "restarting", "running", "waiting")
@@ -198,11 +200,13 @@ class LiveMetrics:
             yield gauge
 
 
-def serve(metrics: Metrics | LiveMetrics, port: int, host: str = "127.0.0.1") -> int:
+def serve(metrics: Metrics | LiveMetrics, port: int, host: str | None = None) -> int:
     """Answer scrapes on `host:port` from a thread of its own; the port (0 takes a free one).
 
-    Raises UsageError when the port is taken or not allowed.
+    `host` is `SEAMLINE_METRICS_HOST` if not given, else this machine only. Raises UsageError when
+    the port is taken or not allowed.
     """
+    host = host or os.environ.get(HOST_VARIABLE) or "127.0.0.1"
     try:
         server, _ = start_http_server(port, host, registry=metrics.registry)
     except OSError as error:
