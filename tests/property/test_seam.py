@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from log_writer import MINUTE, START, LogWriter, MemorySink, Record, columns_of
 from paper_reader import Cut, PaperReader, request_of
+from random_acts import RandomActs
 from seamline.schemas.columns import ConformedColumns
 from seamline.streams.kernel.seam import unexplained_error
 from seamline.streams.kernel.seam_certificate import Certificate
@@ -27,66 +28,15 @@ SYMBOLS = ("BTC/USDT", "ETH/USDT")
 
 def run_writer(seed: int, transactions: int) -> tuple[LogWriter, MemorySink, list[dict[str, int]]]:
     """The ends of the topics after each transaction are the places where a reader may cut."""
-    rng = random.Random(seed)
     sink = MemorySink()
-    writer = LogWriter(sink)
+    acts = RandomActs(LogWriter(sink), SYMBOLS, seed)
     ends: list[dict[str, int]] = [{}]
-    newest = dict.fromkeys(SYMBOLS, -1)
-    gaps: dict[str, set[int]] = {symbol: set() for symbol in SYMBOLS}
     for _ in range(transactions):
-        for symbol in SYMBOLS:
-            _act(rng, writer, symbol, newest, gaps[symbol])
-        writer.commit()
+        acts.transaction()
         ends.append(dict(sink.ends))
-    for symbol in SYMBOLS:  # what a reader may be told late is sealed in the end
-        _seal(writer, symbol, newest[symbol] + 1, gaps[symbol])
-    writer.commit()
+    acts.seal_all()
     ends.append(dict(sink.ends))
-    return writer, sink, ends
-
-
-def _act(
-    rng: random.Random, writer: LogWriter, symbol: str, newest: dict[str, int], gaps: set[int]
-) -> None:
-    for _ in range(rng.randrange(3)):
-        newest[symbol] += rng.choice((1, 1, 1, 1, 3))
-        writer.bar(symbol, newest[symbol], optional=rng.random() < 0.7)
-    present = sorted((t - START) // MINUTE for t in writer.state(symbol).rows)
-    if not present:
-        return
-    kind = rng.random()
-    if kind < 0.2:
-        writer.bar(symbol, rng.choice(present), salt=rng.randrange(1, 4))
-    elif kind < 0.3:
-        writer.complete(symbol, rng.choice(present))
-    elif kind < 0.4:
-        writer.confirm(symbol, rng.choice(present))
-    elif kind < 0.5:
-        writer.bar(symbol, rng.randrange(0, newest[symbol] + 1), salt=9)
-    frontier = (writer.state(symbol).frontier - START) // MINUTE
-    target = max(frontier, newest[symbol] - rng.randrange(1, 6)) if rng.random() < 0.4 else frontier
-    if target != frontier or _changed_below(writer, symbol):
-        _seal(writer, symbol, target, gaps)
-
-
-def _changed_below(writer: LogWriter, symbol: str) -> bool:
-    """A value below the frontier is in storage in the same transaction, with its seal."""
-    state = writer.state(symbol)
-    return state.frontier > START
-
-
-def _seal(writer: LogWriter, symbol: str, frontier: int, gaps: set[int]) -> None:
-    writer.seal(symbol, frontier)
-    present = {(t - START) // MINUTE for t in writer.state(symbol).rows}
-    if not present:
-        return
-    missing = {c for c in range(min(present), max(frontier, 0)) if c not in present}
-    for cell in gaps - missing:
-        writer.gap(symbol, cell, None)
-    for cell in missing - gaps:
-        writer.gap(symbol, cell, cell + 1, "our_loss")
-    gaps.clear()
-    gaps.update(missing)
+    return acts.writer, sink, ends
 
 
 @given(

@@ -138,6 +138,17 @@ def test_storage_ahead_of_the_log_delivers_once() -> None:
     assert scene.step("conformed") == []
 
 
+def test_storage_ahead_of_a_value_that_went_and_came_back_is_silent() -> None:
+    """The block has revision 2 with the delivered content; the log's revision 1 is history then."""
+    scene = Scene()
+    scene.writer.bar(A, 10, salt=3)
+    scene.writer.commit()
+    scene.writer.bar(A, 10)
+    scene.writer.seal(A, 12)
+    assert scene.step("storage") == []
+    assert scene.step("conformed") == []
+
+
 def test_the_ledger_settles_a_hole() -> None:
     scene = Scene()
     scene.writer.bar(A, 14)
