@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -157,7 +157,9 @@ def down(directory: Path | None = None, *, env: Mapping[str, str] | None = None)
         found = _processes(state, home)
         _end_all(found, home)
         if state is not None:
-            write_state(home, replace(state, kafka=None, registry=None, owner=None))
+            # On a full disk it stays as it is: what it names is gone, and that shows.
+            with suppress(OSError):
+                write_state(home, replace(state, kafka=None, registry=None, owner=None))
         return tuple(process.pid for process in found)
 
 
@@ -313,7 +315,9 @@ def _start_missing(launch: Launch, state: StackState, say: Notify) -> Endpoints:
             state = replace(state, kafka=None)
         if "registry" in names:
             state = replace(state, registry=None)
-        write_state(home, state)
+        # The first fault is the one to tell.
+        with suppress(OSError):
+            write_state(home, state)
         raise
     return _endpoints(state, home, broker.process.pid, registry.process.pid, already)
 
