@@ -145,8 +145,10 @@ def run_series(
     *,
     per_batch: int = 40,
     extra_faults: int = 0,
+    owned: str = "OWNED",
 ) -> Outcome:
-    """Feed under faults, wake everybody, and read what came out."""
+    """Feed under faults, wake everybody, and read what came out. `owned` is what a worker says
+    when it owns something."""
     workers = [
         WorkerProcess(f"w{n}", directory / f"w{n}", world, command(directory / f"w{n}"))
         for n in range(2)
@@ -156,7 +158,7 @@ def run_series(
     try:
         for worker in workers:
             worker.start()
-        await_that(lambda: any(w.said("OWNED") for w in workers), 40, "first owner", logs)
+        await_that(lambda: any(w.said(owned) for w in workers), 40, "first owner", logs)
         feeder.start()
         play(faults_of(seed, extra_faults), workers)
         feeder.join(FEED_S + 30)

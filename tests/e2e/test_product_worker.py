@@ -1,0 +1,367 @@
+"""`seamline worker` under faults, with bars, on the real broker.
+
+The experiment of two workers with both landing topics; kills at seeded points against a run in
+which nothing happened; readers that start before, during and after a backfill of the same range.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from e2e.series import SESSION_S, faults_of, run_series
+from e2e.workers import WorkerProcess, await_that
+from preset_fixture import FreshPreset, MakePreset
+from seamline.connectors.kafka.admin import Admin
+from seamline.connectors.kafka.partition_reader import LogReader
+from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
+from seamline.connectors.kafka.reader import Message
+from seamline.connectors.world import World
+from seamline.schemas.codec import ConformedDecoder, encode_bars
+from seamline.schemas.codec_blocks import decode_block, encode_block
+from seamline.schemas.columns import CONFIRMED, BarColumns, Block, ConformedColumns
+from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.records import decode_record
+from seamline.schemas.times import NS_PER_S, format_time
+from seamline.schemas.topics import partition_of
+from seamline.sdk import stitch
+from seamline.sdk.demo.follower import Follower, Kept
+
+MINUTE_NS = 60 * NS_PER_S
+START_NS = 1_700_006_400 * NS_PER_S  # where a block of 240 minutes starts
+SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
+OWNS = "owns partitions"
+
+
+def columns_of(rows: list[tuple[int, float, int]]) -> BarColumns:
+    """(minute, price, source) as landing bars."""
+    price = np.array([row[1] for row in rows])
+    none = np.full(len(rows), -1, np.int64)
+    return BarColumns(
+        open_time_ns=np.array([START_NS + row[0] * MINUTE_NS for row in rows], np.int64),
+        open=price,
+        high=price + 1,
+        low=price - 0.5,
+        close=price + 0.25,
+        volume=np.ones(len(rows)),
+        quote_volume=np.full(len(rows), math.nan),
+        trades=none,
+        first_trade_id=none,
+        last_trade_id=none,
+        source=np.array([row[2] for row in rows], np.uint8),
+        closed=np.ones(len(rows), bool),
+        received_time_ns=np.full(len(rows), START_NS),
+    )
+
+
+def worker_command(fresh: FreshPreset, directory: Path) -> list[str]:
+    command = [sys.executable, "-m", "seamline.sdk.cli", "worker", fresh.preset.id]
+    return [*command, "--dir", str(directory), "--session-timeout", f"{SESSION_S:g}s"]
+
+
+@pytest.fixture
+def make(fresh_preset: MakePreset, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FreshPreset]:
+    """A fresh preset that child processes see too."""
+
+    def made(**settings: Any) -> FreshPreset:
+        fresh = fresh_preset(**settings)
+        monkeypatch.setenv("SEAMLINE_PRESETS_FILE", str(fresh.file))
+        return fresh
+
+    return made
+
+
+class Bars:
+    """Bars of 37 symbols on each landing topic, each once and in order, so that each is one row of
+    the log. A record's id is (symbol, minute)."""
+
+    def __init__(self, ids: Any) -> None:
+        self._bar_id = ids["bar"]
+        self._decoder = ConformedDecoder()
+
+    def record(self, role: str, number: int) -> tuple[bytes, bytes]:
+        symbol, minute = self.id_of(role, number)
+        columns = columns_of([(minute, 100.0 + number % 91, 1 if role == "live" else 0)])
+        return symbol.encode(), encode_bars([symbol], columns, self._bar_id)[0]
+
+    def id_of(self, role: str, number: int) -> tuple[str, int]:
+        return f"{role[0].upper()}{number % 37}/USDT", number // 37
+
+    def id_in(self, message: Message) -> tuple[str, int] | None:
+        assert message.value is not None
+        decoded = self._decoder.decode([message.value])
+        assert decoded.ok.all()
+        if decoded.columns.flags[0] & CONFIRMED:
+            return None
+        minute = (int(decoded.columns.open_time_ns[0]) - START_NS) // MINUTE_NS
+        return self._decoder.symbols[int(decoded.sid[0])], minute
+
+
+@pytest.mark.parametrize("seed", range(20) if SOAK else range(3))
+def test_two_workers_lose_nothing_and_write_nothing_twice(
+    seed: int, world: World, make: Callable[..., FreshPreset], tmp_path: Path
+) -> None:
+    fresh = make()
+    outcome = run_series(
+        seed,
+        world,
+        fresh.preset,
+        Bars(fresh.ids),
+        lambda directory: worker_command(fresh, directory),
+        tmp_path,
+        per_batch=30,
+        extra_faults=2 if SOAK else 0,
+        owned=OWNS,
+    )
+    assert len(outcome.expected) > 5_000, "too little was fed to mean anything"
+    assert (outcome.lost, outcome.twice, outcome.invented) == (set(), [], set()), faults_of(seed)
+
+
+# --- one landing topic, kills at seeded points
+
+
+@dataclass
+class Feed:
+    """Landed bars in order, one topic: duplicates, disorder, conflicts, late values."""
+
+    seed: int
+    rows: list[tuple[str, tuple[int, float, int]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng = random.Random(self.seed)
+        symbols = [f"K{n}/USDT" for n in range(6)]
+        for base in range(700):
+            for symbol in symbols:
+                chance = rng.random()
+                minute = base if chance > 0.06 else rng.randrange(base + 1)
+                if chance > 0.98:
+                    continue
+                price = 100.0 + minute % 13 + (rng.random() if rng.random() < 0.05 else 0.0)
+                row = (minute, price, rng.choice((0, 1, 1, 1, 2)))
+                self.rows += [(symbol, row)] * (2 if rng.random() < 0.03 else 1)
+
+    def send(self, fresh: FreshPreset, start: int, end: int, producer: IdempotentProducer) -> None:
+        part = self.rows[start:end]
+        columns = columns_of([row for _, row in part])
+        values = encode_bars([symbol for symbol, _ in part], columns, fresh.ids["bar"])
+        for (symbol, _), value in zip(part, values, strict=True):
+            producer.send(fresh.topic("live"), symbol.encode(), value)
+        producer.flush()
+
+
+def consumed(fresh: FreshPreset) -> int:
+    """Rows that committed positions cover."""
+    admin = Admin(fresh.world.cluster)
+    total = 0
+    for partition in range(fresh.preset.partitions):
+        reader = LogReader(fresh.world.cluster, partition, admin)
+        found = reader.latest(fresh.topic("positions"))
+        total += decode_record("position", found[-1][1])["rows_total"] if found else 0
+        reader.close()
+    return total
+
+
+def log_of(fresh: FreshPreset) -> dict[str, list[tuple[Any, ...]]]:
+    """Per symbol, in order: minute, price, source, revision, flags of every log row."""
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    decoder = ConformedDecoder()
+    admin = Admin(fresh.world.cluster)
+    for partition in range(fresh.preset.partitions):
+        reader = LogReader(fresh.world.cluster, partition, admin)
+        for messages in reader.range(fresh.topic("conformed"), None):
+            decoded = decoder.decode([message.value for message in messages if message.value])
+            columns = decoded.columns
+            for i in range(len(columns)):
+                rows.setdefault(decoder.symbols[int(decoded.sid[i])], []).append(
+                    (
+                        (int(columns.open_time_ns[i]) - START_NS) // MINUTE_NS,
+                        float(columns.open[i]),
+                        int(columns.source[i]),
+                        int(columns.revision[i]),
+                        int(columns.flags[i]),
+                    )
+                )
+        reader.close()
+    return rows
+
+
+def storage_of(fresh: FreshPreset) -> dict[tuple[str, int], tuple[bytes, list[int], list[int]]]:
+    """Digest, revisions and sources of the newest version of every block."""
+    blocks = {}
+    admin = Admin(fresh.world.cluster)
+    for partition in range(fresh.preset.partitions):
+        reader = LogReader(fresh.world.cluster, partition, admin)
+        for _, value, _ in reader.latest(fresh.topic("storage")):
+            block = decode_block(value)
+            assert block.digest == block_digest(block.symbol, block.columns)
+            facts = (block.digest, block.columns.revision.tolist(), block.columns.source.tolist())
+            blocks[block.symbol, block.block_start_ns] = facts
+        reader.close()
+    return blocks
+
+
+def test_kills_at_five_points_change_nothing(
+    world: World, make: Callable[..., FreshPreset], tmp_path: Path
+) -> None:
+    feed = Feed(seed=11)
+    kills = sorted(random.Random(11).sample(range(300, len(feed.rows) - 300), 5))
+    found = []
+    for name, points in (("calm", []), ("killed", kills)):
+        fresh = make()
+        worker = WorkerProcess(name, tmp_path / name, world, worker_command(fresh, tmp_path / name))
+        worker.start()
+        producer = IdempotentProducer(world.cluster)
+        try:
+            done = 0
+            for point in [*points, len(feed.rows)]:
+                feed.send(fresh, done, point, producer)
+                done = point
+                # Somewhere behind the point, while it works on what was just sent.
+                wanted = point if point == len(feed.rows) else point - 250
+                await_that(
+                    lambda f=fresh, w=wanted: consumed(f) >= w, 60, "rows", {name: worker.log}
+                )
+                if point != len(feed.rows):
+                    worker.end()
+                    worker.start()
+        finally:
+            producer.close()
+            worker.end()
+        found.append((log_of(fresh), storage_of(fresh)))
+    calm, killed = found
+    assert sum(map(len, calm[0].values())) > 3_000
+    assert killed[0] == calm[0]
+    assert killed[1] == calm[1]
+    assert any(any(revisions) for _, revisions, _ in calm[1].values()), "no revision, no test"
+
+
+# --- readers before, during and after a backfill
+
+
+def land_history(fresh: FreshPreset, symbol: str, blocks: range) -> None:
+    """Settled bars of whole blocks, each block a transaction."""
+    partition = partition_of(symbol, fresh.preset.partitions)
+    producer = TransactionalProducer(
+        fresh.world.cluster, f"seamline.{fresh.preset.id}.backfill.{partition}"
+    )
+    producer.init()
+    for number in blocks:
+        start_ns = START_NS + number * fresh.preset.block_ns
+        minutes = range(number * 240, number * 240 + 240)
+        columns = ConformedColumns.of_landing(columns_of([(m, 50.0 + m % 17, 0) for m in minutes]))
+        block = Block(
+            symbol=symbol,
+            block_start_ns=start_ns,
+            block_end_ns=start_ns + fresh.preset.block_ns,
+            interval_ns=fresh.preset.interval_ns,
+            range_start_ns=start_ns,
+            complete_through_ns=start_ns + fresh.preset.block_ns,
+            columns=columns,
+            digest=block_digest(symbol, columns),
+            landing=True,
+        )
+        producer.begin()
+        value = encode_block(block, fresh.ids["bar_block"])
+        producer.send(fresh.topic("backfill"), partition, symbol.encode(), value)
+        producer.commit()
+    producer.close()
+
+
+@pytest.fixture
+def followers() -> Iterator[list[Follower]]:
+    started: list[Follower] = []
+    yield started
+    for each in started:
+        each.stop()
+
+
+def values_of(kept: Kept) -> dict[int, tuple[float, float, int]]:
+    """Content and revision by minute. A confirmation by a higher authority is no event, so the
+    source is the one that a reader saw."""
+    return {
+        (time_ns - START_NS) // MINUTE_NS: (bar.open, bar.close, bar.revision)
+        for (_, time_ns), bar in kept.bars.items()
+    }
+
+
+def test_readers_before_during_and_after_a_backfill_end_alike(
+    world: World,
+    make: Callable[..., FreshPreset],
+    tmp_path: Path,
+    followers: list[Follower],
+) -> None:
+    fresh = make()
+    symbol = "B0/USDT"
+    log = {"worker": tmp_path / "w" / "worker.log"}
+    worker = WorkerProcess("w", tmp_path / "w", world, worker_command(fresh, tmp_path / "w"))
+    worker.start()
+    producer = IdempotentProducer(world.cluster)
+    live = [(m, 50.0 + m % 17 + (1 if m % 50 == 0 else 0), 1) for m in range(480, 1100)]
+
+    def land_live(rows: list[tuple[int, float, int]]) -> None:
+        values = encode_bars([symbol] * len(rows), columns_of(rows), fresh.ids["bar"])
+        for value in values:
+            producer.send(fresh.topic("live"), symbol.encode(), value)
+        producer.flush()
+
+    def follow() -> Follower:
+        follower = Follower(
+            lambda: stitch(
+                fresh.preset.id,
+                [symbol],
+                format_time(START_NS),
+                on_gap="flag",
+                world=world,
+                presets=fresh.presets,
+            )
+        )
+        followers.append(follower)
+        follower.start()
+        return follower
+
+    def holds(follower: Follower, minutes: set[int], prices: dict[int, float]) -> bool:
+        follower.check()
+        values = values_of(follower.kept)
+        return set(values) == minutes and all(values[m][0] == prices[m] for m in prices)
+
+    try:
+        land_live(live[:600])
+        await_that(lambda: consumed(fresh) >= 600, 60, "live is conformed", log)
+        before = follow()
+        await_that(lambda: before.kept.certificate is not None, 30, "the first reader", log)
+        land_history(fresh, symbol, range(2))
+        await_that(lambda: consumed(fresh) >= 600 + 480, 60, "half of the history", log)
+        during = follow()
+        # The blocks from 480 on were live: history confirms most of their bars and revises some.
+        land_history(fresh, symbol, range(2, 4))
+        await_that(lambda: consumed(fresh) >= 600 + 960, 60, "all of the history", log)
+        land_live(live[600:])
+        await_that(lambda: consumed(fresh) >= 620 + 960, 60, "the rest of live", log)
+        after = follow()
+        prices = {m: 50.0 + m % 17 for m in range(960)} | {m: p for m, p, _ in live if m >= 960}
+        for follower in (before, during, after):
+            await_that(
+                lambda f=follower: holds(f, set(range(1100)), prices),
+                60,
+                f"a reader has every bar and value: {before.kept.late}, {before.kept.revisions}",
+                log,
+            )
+    finally:
+        producer.close()
+        worker.end()
+    found = [values_of(follower.kept) for follower in (before, during, after)]
+    assert found[0] == found[1] == found[2]
+    assert before.kept.late == {symbol: 480}
+    assert before.kept.revisions >= 9
+    assert after.kept.late == {}
+    assert after.kept.revisions == 0
+    assert all(follower.kept.duplicates == 0 for follower in (before, during, after))
