@@ -88,8 +88,9 @@ async def app_running(
     *,
     factory: MachineFactory | None = None,
     owner: OwnerSettings | None = None,
+    ready: bool = True,
 ) -> AsyncIterator[Harness]:
-    """All partitions of the preset owned by this process and running."""
+    """All partitions of the preset owned by this process and, unless told otherwise, running."""
     metrics = Metrics()
     app = PresetApp(
         preset,
@@ -104,7 +105,8 @@ async def app_running(
     task = asyncio.create_task(run_app(app))
     harness = Harness(app, metrics, world, preset)
     try:
-        await harness.until(lambda: harness.running() or task.done(), "owners", READY_S)
+        if ready:
+            await harness.until(lambda: harness.running() or task.done(), "owners", READY_S)
         if task.done():
             task.result()
         yield harness

@@ -185,7 +185,7 @@ class Owner:
         }
         while self.state is not State.CLOSED:
             self.beat_s = time.monotonic()
-            cause = ""
+            cause, trace = "", None
             try:
                 if self._closing.is_set():
                     raise Closed
@@ -199,10 +199,9 @@ class Owner:
                 event, cause = Event.FAILED, f"{type(error).__name__}: {error}"
                 # What Seamline raises on purpose says everything in its text.
                 trace = None if isinstance(error, SeamlineError) else error
-                log.error("%s failed while %s", self.place, self.state, exc_info=trace)
-            self._enter(event, cause)
+            self._enter(event, cause, trace)
 
-    def _enter(self, event: Event, cause: str) -> None:
+    def _enter(self, event: Event, cause: str, trace: BaseException | None = None) -> None:
         before, self.state, self._cause = self.state, transition(self.state, event), ""
         if self.state in DROPS_CHUNKS:
             self.inbox.end()
@@ -214,7 +213,10 @@ class Owner:
         elif self.state is State.CLOSED:
             self._thread.finish()
         log.log(
-            LEVELS.get(event, logging.INFO), "%s: %s -> %s %s", self.place, before, event, cause
+            LEVELS.get(event, logging.INFO),
+            "%s: %s -> %s %s",
+            *(self.place, before, event, cause),
+            exc_info=trace,
         )
         self._observer.entered(self.place, self.state, event, cause)
 
