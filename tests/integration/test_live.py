@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seamline.connectors.live import LiveConnector, LiveSettings
+from seamline.connectors.live_records import compile_codec
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulated_market import MarketSettings
 from seamline.connectors.venues.simulator import VenueSimulator
@@ -31,6 +33,10 @@ from venue_world import (
     truth,
     watermarks,
 )
+
+COINBASE = Path(__file__).parent.parent / "data/crypto_1m/coinbase_btcusd_20161007_3d.csv"
+COINBASE_START_NS = 1_475_798_400_000_000_000
+GAPS_MINUTE = 1_960  # twenty of the file's missing minutes lie in the three hours after it
 
 FAST = LiveSettings(
     ladder_ms=(20, 50), heartbeat_s=0.2, clock_s=0.1, limits=FeedLimits(overdue_ns=300_000_000)
@@ -68,6 +74,12 @@ async def feed(
     stop.set()
     await task
     return live.counters()
+
+
+def prepare(world: World, preset: Preset) -> None:
+    """What takes a moment, in which a venue at speed would run away."""
+    registered(world, preset)
+    compile_codec()
 
 
 def first_landed(world: World, preset: Preset) -> int:
@@ -115,7 +127,7 @@ def check_landed(
 def test_every_minute_lands_as_the_venue_settled_it(world: World, faults: str) -> None:
     async def test() -> None:
         preset = fresh_preset(world)
-        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        prepare(world, preset)
         async with simulator(faults=faults, minutes=120) as venue:
             live = connector(world, preset, venue)
             counters = await feed(live, START_NS + 120 * MIN_NS)
@@ -145,7 +157,7 @@ def test_minutes_without_trades_and_idle_symbols_do_not_stop_the_watermark(world
 def test_a_start_goes_on_from_what_landed(world: World) -> None:
     async def test() -> None:
         preset = fresh_preset(world)
-        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        prepare(world, preset)
         async with simulator(minutes=90) as venue:
             await feed(connector(world, preset, venue), START_NS + 20 * MIN_NS)
             before = len(landed_bars(all_records(world, preset, "live")))
@@ -160,7 +172,7 @@ def test_a_start_goes_on_from_what_landed(world: World) -> None:
 def test_the_resume_limit_bounds_the_first_fill_and_says_so(world: World) -> None:
     async def test() -> None:
         preset = fresh_preset(world)
-        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        prepare(world, preset)
         async with simulator(minutes=20) as venue:
             await feed(connector(world, preset, venue), START_NS + 5 * MIN_NS)
         said: list[str] = []
@@ -184,7 +196,7 @@ def test_the_resume_limit_bounds_the_first_fill_and_says_so(world: World) -> Non
 def test_unknown_symbols_are_answered_with_near_ones(world: World) -> None:
     async def test() -> None:
         preset = fresh_preset(world)
-        registered(world, preset)  # takes a moment, in which a venue at speed would run away
+        prepare(world, preset)
         async with simulator() as venue:
             with pytest.raises(UsageError) as raised:
                 await connector(world, preset, venue).run(["BTC/USDTT"], asyncio.Event())
@@ -204,3 +216,26 @@ def test_a_preset_without_a_feed_of_ours_is_refused(world: World) -> None:
         preset = fresh_preset(world, **changes)
         with pytest.raises(UsageError, match=word):
             LiveConnector(world.cluster, preset, {}, endpoints)
+
+
+def test_minutes_that_nobody_recorded_are_asked_for_and_not_invented(world: World) -> None:
+    """Real bars of Coinbase: 104 minutes of three days are nowhere, on the socket or over REST."""
+
+    async def test() -> None:
+        preset = fresh_preset(world)
+        prepare(world, preset)
+        start_ns = COINBASE_START_NS + GAPS_MINUTE * MIN_NS
+        end_ns = start_ns + 180 * MIN_NS
+        async with simulator(
+            symbols=(), data={"BTC/USD": COINBASE}, start_ns=start_ns, until_ns=end_ns
+        ) as venue:
+            counters = await feed(connector(world, preset, venue), end_ns, ("BTC/USD",))
+            first = first_landed(world, preset)
+            bars = landed_bars(all_records(world, preset, "live"))
+            assert {bar[:2]: bar[2] for bar in bars} == truth(venue, first, end_ns)
+            absent = (end_ns - first) // MIN_NS - len({bar[1] for bar in bars})
+            assert absent >= 5
+            assert counters["empty_cells"] >= absent
+            assert counters["empty_proved"] >= 1, "trade ids go on over some of them"
+
+    run(test())

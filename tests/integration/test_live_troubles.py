@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.live import LiveConnector, LiveSettings
-from seamline.connectors.live_records import DeliveryError
+from seamline.connectors.live_records import DeliveryError, compile_codec
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.world import World
@@ -118,6 +118,7 @@ def test_frames_that_cannot_be_used_go_to_quarantine_byte_for_byte(world: World)
     async def test() -> None:
         preset = fresh_preset(world)
         ids = registered(world, preset)
+        compile_codec()
         async with simulator(minutes=60, speed=600.0) as venue, injecting(venue, list(bad)) as url:
             endpoints = BinanceEndpoints(venue.rest_url, url)
             live = LiveConnector(world.cluster, preset, ids, endpoints, FAST)
@@ -147,6 +148,7 @@ def test_a_delivery_that_fails_ends_the_connector_with_the_cause(world: World) -
     async def test() -> None:
         preset = fresh_preset(world)
         ids = registered(world, preset)
+        compile_codec()
         async with simulator(minutes=10_000) as venue:
             endpoints = BinanceEndpoints(venue.rest_url, venue.ws_url)
             live = LiveConnector(world.cluster, preset, ids, endpoints, FAST)
@@ -181,6 +183,7 @@ def test_a_venue_that_is_down_is_tried_again_until_it_is_up(world: World) -> Non
     async def test() -> None:
         preset = fresh_preset(world)
         ids = registered(world, preset)
+        compile_codec()
         said: list[str] = []
         stop = asyncio.Event()
         async with simulator(minutes=30) as venue:
@@ -210,6 +213,7 @@ def test_trades_land_once_each_with_their_ids(world: World) -> None:
     async def test() -> None:
         preset = fresh_preset(world, kind="trades", feed="binance.ws.trade", backfill=None)
         ids = registered(world, preset)
+        compile_codec()
         async with simulator(minutes=10, speed=60.0) as venue:
             endpoints = BinanceEndpoints(venue.rest_url, venue.ws_url)
             live = LiveConnector(world.cluster, preset, ids, endpoints, FAST)

@@ -19,7 +19,7 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.live_bars import HEARTBEAT_S, BarFlow
-from seamline.connectors.live_records import LivePublisher, last_bars, last_trade_ids
+from seamline.connectors.live_records import LivePublisher, compile_codec, last_bars, last_trade_ids
 from seamline.connectors.live_socket import CLOCK_S, LADDER_MS, Flow, VenueLink
 from seamline.connectors.live_trades import TradeFlow
 from seamline.connectors.venues.binance import (
@@ -149,6 +149,8 @@ class LiveConnector:
     ) -> tuple[BarFlow | TradeFlow, VenueLink]:
         roles = ("live", "quarantine")
         await asyncio.to_thread(assert_partitions, self._cluster, self._preset, roles)
+        # Compiled now: a loop that compiles while frames come answers neither them nor pings.
+        await asyncio.to_thread(compile_codec)
         venues = await rest.resolve(symbols)
         streams = [venue.stream(self._stream) for venue in venues.values()]
         link = VenueLink(

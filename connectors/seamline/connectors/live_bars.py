@@ -17,7 +17,7 @@ from typing import Final
 
 from seamline.connectors.live_records import LivePublisher, bars_of
 from seamline.connectors.live_socket import VenueLink, retry_after_s
-from seamline.connectors.venues.binance import PAGE_ROWS_MAX, BinanceRest, VenueSymbol
+from seamline.connectors.venues.binance import PAGE_ROWS_MAX, BinanceRest, KlinePage, VenueSymbol
 from seamline.connectors.venues.binance_parse import INTERVALS, Frame, KlineFrame, Malformed
 from seamline.presets.model import Preset
 from seamline.schemas.columns import WS_CLOSED
@@ -29,6 +29,8 @@ FILL_LADDER_MS: Final = (250, 500, 1_000, 2_000, 5_000, 10_000)
 FILLS_AT_ONCE: Final = 4
 FILL_CHECK_S: Final = 0.25
 HEARTBEAT_S: Final = 1.0
+YOUNG_NS: Final = 10_000_000_000  # by the venue's clock
+DOUBT_S: Final = 3.0  # by ours
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class BarFlow:
         # The feed and the log move together: nobody sees one without the other.
         self._moving = asyncio.Lock()
         self._holes = asyncio.Event()
+        self._doubted: dict[str, tuple[int, float]] = {}
         self._ladders: dict[str, tuple[Ladder, float]] = {}
         self.counters = BarCounters()
 
@@ -157,7 +160,7 @@ class BarFlow:
         for bad in page.malformed:
             self.counters.fill_rows_malformed += 1
             await self._quarantine(bad.raw, bad.reason, bad.received_ns, "rest.klines")
-        answered_ns = page.complete_through_ns
+        answered_ns = self._believed(hole, page)
         if answered_ns <= hole.start_ns:
             return
         rows = [
@@ -171,6 +174,24 @@ class BarFlow:
             await self._publisher.bars(hole.symbol, sent)
         if self._feed.holes():
             self._holes.set()
+
+    def _believed(self, hole: Hole, page: KlinePage) -> int:
+        """End of what the answer settles. A bar that closed a moment ago may only not be there yet:
+        its absence counts once it is no longer young, or has been asked about for a while."""
+        closed = page.columns.closed
+        there = set(page.columns.open_time_ns[closed].tolist())
+        young_ns = page.venue_time_ns - YOUNG_NS
+        for cell in range(hole.start_ns, page.complete_through_ns, self._interval):
+            if cell in there or cell + self._interval <= young_ns:
+                continue
+            asked, since = self._doubted.get(hole.symbol, (-1, 0.0))
+            if asked != cell:
+                self._doubted[hole.symbol] = (cell, time.monotonic())
+                return cell
+            if time.monotonic() - since < DOUBT_S:
+                return cell
+        self._doubted.pop(hole.symbol, None)
+        return page.complete_through_ns
 
     def _wait_longer(self, symbol: str, error: TransportError) -> None:
         self.counters.fill_failures += 1
