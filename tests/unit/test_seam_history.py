@@ -322,6 +322,21 @@ def test_what_was_asked_for_but_lies_before_the_first_bar_is_covered(sink: Memor
     assert [(gap.bars, gap.cause) for gap in part.gaps] == [(3, "not_backfilled")]
 
 
+def test_a_first_bar_inside_its_block_begins_the_claim() -> None:
+    """The frontier is the start of the block; what lies between was asked for, or it was not."""
+    for asked, missing in ((0, []), (3, [(3, "not_backfilled")])):
+        other = MemorySink()
+        writer = LogWriter(other)
+        writer.state(A).asked = START + asked * MINUTE
+        for cell in (3, 4):
+            writer.bar(A, cell)
+        writer.seal(A, 0)
+        writer.commit()
+        [part] = PaperReader(request_of(A), other).parts()
+        assert [(gap.bars, gap.cause) for gap in part.gaps] == missing
+        assert part.open_gaps == part.unexplained == ()
+
+
 @pytest.mark.parametrize(("begin", "lost"), [(14, False), (15, False), (17, True), (25, True)])
 def test_a_join_point_behind_retention(sink: MemorySink, begin: int, lost: bool) -> None:
     """The seal names offset 28 (bar 14 in transactions of two offsets each)."""

@@ -310,10 +310,11 @@ def assemble(
     passed = max(start, min(frontier, stop))
     if len(log):
         passed = max(passed, int(log.open_time_ns[-1]) + request.grid.interval_ns)
-    gaps, unexplained = _sealed_gaps(request, settled, sealed, frontier)
-    open_runs = missing_runs(request.grid, log.open_time_ns, max(frontier, start), passed)
-    if seal is None and not len(log):
-        open_runs = []
+    first = int(times[0]) if len(times) else None
+    history, asked = _claims(seal, first, frontier)
+    gaps, unexplained = _sealed_gaps(request, settled, sealed, frontier, history)
+    gaps = _never_asked(request, settled.symbol, min(asked, history)) + gaps
+    open_runs = missing_runs(request.grid, log.open_time_ns, max(frontier, start, history), passed)
     return Part(
         settled=settled,
         sealed=sealed,
@@ -468,27 +469,40 @@ def _check_join_is_retained(
     )
 
 
+def _claims(seal: SealFacts | None, first_ns: int | None, frontier_ns: int) -> tuple[int, int]:
+    """(first bar, start of what was asked for). The log may have a bar before what the seal knows;
+    without any bar there is nothing before the frontier."""
+    if seal is None:
+        start = frontier_ns if first_ns is None else first_ns
+        return start, start
+    history = seal.history_start_ns if first_ns is None else min(seal.history_start_ns, first_ns)
+    return history, seal.asked_start_ns
+
+
+def _never_asked(request: Request, symbol: str, covered_ns: int) -> tuple[Gap, ...]:
+    """What lies before the first bar is missing only where nobody asked for it."""
+    start, stop = request.grid.up(request.start_ns), min(covered_ns, request.stop_ns)
+    bars = request.grid.count(start, stop)
+    return (Gap(symbol, start, stop, bars, NOT_BACKFILLED),) if bars else ()
+
+
 def _sealed_gaps(
-    request: Request, settled: Settled, sealed: ConformedColumns, frontier_ns: int
+    request: Request,
+    settled: Settled,
+    sealed: ConformedColumns,
+    frontier_ns: int,
+    history_ns: int,
 ) -> tuple[tuple[Gap, ...], tuple[Gap, ...]]:
-    """(gaps with a cause, gaps without) of `[start, frontier)`."""
-    symbol, grid, seal = settled.symbol, request.grid, settled.seal
-    start, stop = grid.up(request.start_ns), min(frontier_ns, request.stop_ns)
-    history = frontier_ns if seal is None else seal.history_start_ns
-    asked = frontier_ns if seal is None else seal.asked_start_ns
-    named: list[Gap] = []
-    # Before the first bar nothing is missing as long as somebody asked for it.
-    uncovered = min(asked, history, stop)
-    if start < uncovered:
-        for a, b, n in missing_runs(grid, sealed.open_time_ns[:0], start, uncovered):
-            named.append(Gap(symbol, a, b, n, NOT_BACKFILLED))
-    lo = max(start, history)
-    runs = missing_runs(grid, sealed.open_time_ns, lo, stop) if lo < stop else []
-    causes, unexplained = explained(
-        grid, runs, [(g.start_ns, g.end_ns, g.cause) for g in settled.gaps]
+    """(gaps with a cause, gaps without) between the first bar and the frontier."""
+    symbol, grid = settled.symbol, request.grid
+    start, stop = max(grid.up(request.start_ns), history_ns), min(frontier_ns, request.stop_ns)
+    runs = missing_runs(grid, sealed.open_time_ns, start, stop)
+    entries = [(gap.start_ns, gap.end_ns, gap.cause) for gap in settled.gaps]
+    causes, unexplained = explained(grid, runs, entries)
+    return (
+        tuple(Gap(symbol, a, b, n, cause) for a, b, n, cause in causes),
+        tuple(Gap(symbol, a, b, n, UNKNOWN) for a, b, n in unexplained),
     )
-    named.extend(Gap(symbol, a, b, n, cause) for a, b, n, cause in causes)
-    return tuple(named), tuple(Gap(symbol, a, b, n, UNKNOWN) for a, b, n in unexplained)
 
 
 def blocking(request: Request, parts: Iterable[Part]) -> list[Gap]:
