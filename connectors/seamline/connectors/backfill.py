@@ -182,7 +182,11 @@ class Backfill:
             ]
             for venue, chunk in plan:
                 page, attempts = await self._fetched(venue, chunk)
-                await asyncio.to_thread(self._land, producer, venue.symbol, chunk, page, attempts)
+                landed_blocks = await asyncio.to_thread(
+                    self._land, producer, venue.symbol, chunk, page, attempts
+                )
+                # Here and not in the thread: lanes count side by side.
+                self._count(page, landed_blocks)
                 self._done += self._cells(chunk)
                 self._report()
         except FencedError as error:
@@ -244,8 +248,8 @@ class Backfill:
         chunk: Interval,
         page: KlinePage,
         attempts: int,
-    ) -> None:
-        """One transaction; see the order at the top."""
+    ) -> list[Block]:
+        """One transaction; see the order at the top. The blocks that it landed."""
         closed = page.columns.take(page.columns.closed)
         settled_ns = settled_edge(self._grid, page.venue_time_ns, self._preset.settle_ns)
         # A row that could not be read may be any cell of the chunk: then nothing is promised.
@@ -291,7 +295,7 @@ class Backfill:
             [(HEADER_FINGERPRINT, SCHEMAS["chunk"].header)],
         )
         producer.commit()
-        self._count(page, closed, blocks, settled_ns)
+        return blocks
 
     def _block(self, symbol: str, part: BlockPart, closed: BarColumns, promised_ns: int) -> Block:
         low, high = np.searchsorted(closed.open_time_ns, (part.start_ns, part.end_ns))
@@ -308,16 +312,18 @@ class Backfill:
             landing=True,
         )
 
-    def _count(
-        self, page: KlinePage, closed: BarColumns, blocks: Sequence[Block], settled_ns: int
-    ) -> None:
+    def _count(self, page: KlinePage, blocks: Sequence[Block]) -> None:
+        settled_ns = settled_edge(self._grid, page.venue_time_ns, self._preset.settle_ns)
+        rows = sum(len(block.columns) for block in blocks)
         tally = self.tally
         tally.chunks += 1
         tally.blocks += len(blocks)
         tally.empty_blocks += sum(not len(block.columns) for block in blocks)
-        tally.bars += len(closed)
-        tally.fresh_bars += int((closed.open_time_ns >= settled_ns).sum())
-        tally.open_klines += len(page.columns) - len(closed)
+        tally.bars += rows
+        tally.fresh_bars += sum(
+            int((block.columns.open_time_ns >= settled_ns).sum()) for block in blocks
+        )
+        tally.open_klines += len(page.columns) - rows
         tally.quarantined += len(page.malformed)
 
     def _window_bars(self) -> int:
