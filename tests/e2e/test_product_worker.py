@@ -10,7 +10,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,10 @@ def consumed(fresh: FreshPreset) -> int:
     return total
 
 
+def await_rows(fresh: FreshPreset, rows: int, logs: Mapping[str, Path]) -> None:
+    await_that(lambda: consumed(fresh) >= rows, 60, f"{rows} rows are conformed", logs)
+
+
 def log_of(fresh: FreshPreset) -> dict[str, list[tuple[Any, ...]]]:
     """Per symbol, in order: minute, price, source, revision, flags of every log row."""
     rows: dict[str, list[tuple[Any, ...]]] = {}
@@ -227,9 +231,7 @@ def test_kills_at_five_points_change_nothing(
                 done = point
                 # Somewhere behind the point, while it works on what was just sent.
                 wanted = point if point == len(feed.rows) else point - 250
-                await_that(
-                    lambda f=fresh, w=wanted: consumed(f) >= w, 60, "rows", {name: worker.log}
-                )
+                await_rows(fresh, wanted, {name: worker.log})
                 if point != len(feed.rows):
                     worker.end()
                     worker.start()
@@ -293,6 +295,16 @@ def values_of(kept: Kept) -> dict[int, tuple[float, float, int]]:
     }
 
 
+def await_held(follower: Follower, prices: Mapping[int, float], logs: Mapping[str, Path]) -> None:
+    """Until the reader holds exactly these minutes with these opens."""
+
+    def held() -> bool:
+        follower.check()
+        return {m: value[0] for m, value in values_of(follower.kept).items()} == prices
+
+    await_that(held, 60, "a reader has every bar and value", logs)
+
+
 def test_readers_before_during_and_after_a_backfill_end_alike(
     world: World,
     make: Callable[..., FreshPreset],
@@ -328,33 +340,23 @@ def test_readers_before_during_and_after_a_backfill_end_alike(
         follower.start()
         return follower
 
-    def holds(follower: Follower, minutes: set[int], prices: dict[int, float]) -> bool:
-        follower.check()
-        values = values_of(follower.kept)
-        return set(values) == minutes and all(values[m][0] == prices[m] for m in prices)
-
     try:
         land_live(live[:600])
-        await_that(lambda: consumed(fresh) >= 600, 60, "live is conformed", log)
+        await_rows(fresh, 600, log)
         before = follow()
         await_that(lambda: before.kept.certificate is not None, 30, "the first reader", log)
         land_history(fresh, symbol, range(2))
-        await_that(lambda: consumed(fresh) >= 600 + 480, 60, "half of the history", log)
+        await_rows(fresh, 600 + 480, log)
         during = follow()
         # The blocks from 480 on were live: history confirms most of their bars and revises some.
         land_history(fresh, symbol, range(2, 4))
-        await_that(lambda: consumed(fresh) >= 600 + 960, 60, "all of the history", log)
+        await_rows(fresh, 600 + 960, log)
         land_live(live[600:])
-        await_that(lambda: consumed(fresh) >= 620 + 960, 60, "the rest of live", log)
+        await_rows(fresh, 620 + 960, log)
         after = follow()
         prices = {m: 50.0 + m % 17 for m in range(960)} | {m: p for m, p, _ in live if m >= 960}
         for follower in (before, during, after):
-            await_that(
-                lambda f=follower: holds(f, set(range(1100)), prices),
-                60,
-                f"a reader has every bar and value: {before.kept.late}, {before.kept.revisions}",
-                log,
-            )
+            await_held(follower, prices, log)
     finally:
         producer.close()
         worker.end()

@@ -8,7 +8,7 @@ one unit; the caller keeps to one. Must not know: units, calendars, symbols.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seamline.schemas.errors import UsageError
@@ -84,11 +84,13 @@ class Coverage:
             holes.append((at, end))
         return tuple(holes)
 
-    def replace(self, start: int, end: int, parts: Iterable[Interval]) -> Coverage:
+    def replace(self, start: int, end: int, parts: Sequence[Interval]) -> Coverage:
         """Inside [start, end) exactly `parts`, elsewhere as before."""
         first = bisect_left(self.intervals, start, key=lambda interval: interval[1])
         last = bisect_right(self.intervals, end, key=lambda interval: interval[0])
         near = self.intervals[first:last]
+        if not near and not parts:
+            return self
         kept = [(a, min(b, start)) for a, b in near if a < start]
         kept += [(max(a, end), b) for a, b in near if b > end]
         return Coverage(self.intervals[:first] + canonical((*kept, *parts)) + self.intervals[last:])

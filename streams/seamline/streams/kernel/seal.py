@@ -161,12 +161,19 @@ def _update_ledger(
     for write in blocks:
         low, high = max(first, write.block), min(frontier, write.block + level.span)
         if low < high:
-            present = Coverage.of(
-                (write.block + int(k), write.block + int(k) + 1) for k in write.cells
-            )
-            gaps = gaps.replace(low, high, present.missing(low, high))
+            gaps = gaps.replace(low, high, missing_runs(write.block + write.cells, low, high))
     ledger.gaps = gaps
     return ledger_changes(before, gaps)
+
+
+def missing_runs(cells: I8, low: int, high: int) -> list[Interval]:
+    """The parts of [low, high) that are not among `cells` (ascending)."""
+    inside = cells[np.searchsorted(cells, low) : np.searchsorted(cells, high)]
+    if len(inside) == high - low:
+        return []
+    edges = np.concatenate(([low - 1], inside, [high]))
+    holes = np.flatnonzero(np.diff(edges) > 1)
+    return [(int(edges[k]) + 1, int(edges[k + 1])) for k in holes]
 
 
 def ledger_changes(before: Coverage, after: Coverage) -> dict[int, int | None]:
