@@ -19,6 +19,7 @@ import typer
 
 from seamline.schemas.times import format_time
 from seamline.sdk.cli.output import Format, FormatOption, answers, notices
+from seamline.sdk.cli.stack import DirOption
 
 if TYPE_CHECKING:
     from seamline.streams.kernel.seam_events import Bar, Event
@@ -48,17 +49,31 @@ def read(
     certificate: Annotated[
         Path | None, typer.Option(help="write the certificate of the seam to this file")
     ] = None,
+    directory: DirOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Bars from START on, history and live as one proven stream; without --follow the history."""
+    from seamline.connectors.world import World
+    from seamline.presets import loader
     from seamline.sdk import CaughtUp, stitch
     from seamline.sdk.certificate import save
 
     named = [name for name in (part.strip() for part in symbols.split(",")) if name]
+    presets = loader.load(None, os.environ)
+    loader.get(presets, preset)  # a wrong name is told before a missing world
+    world = World.resolve(os.environ, directory)
     show: Callable[[Event], None] | None = None
     try:
         with stitch(
-            preset, named, start, end=end, follow=follow, on_gap=on_gap, gap_timeout=gap_timeout
+            preset,
+            named,
+            start,
+            end=end,
+            follow=follow,
+            on_gap=on_gap,
+            gap_timeout=gap_timeout,
+            world=world,
+            presets=presets,
         ) as stream:
             live = False
             for event in stream:

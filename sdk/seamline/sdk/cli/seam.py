@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows
+from seamline.sdk.cli.stack import DirOption
 
 seam = typer.Typer(help="The seam between history and live.", no_args_is_help=True)
 
@@ -34,6 +35,7 @@ def group() -> None:
 @answers
 def verify(
     certificate: Annotated[Path, typer.Argument(help="file of `seamline read --certificate`")],
+    directory: DirOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Recompute a certificate from Kafka alone: verified, revised, expired or unexplained."""
@@ -45,7 +47,7 @@ def verify(
 
     held = load(certificate)
     verdict, answer = check(
-        held, world=World.resolve(os.environ), presets=loader.load(None, os.environ)
+        held, world=World.resolve(os.environ, directory), presets=loader.load(None, os.environ)
     )
     if output is Format.CSV:
         emit_rows(answer["changes"], CHANGE_COLUMNS, output)
