@@ -20,7 +20,7 @@ MINUTE_NS = 60 * NS_PER_S
 
 
 def asked(**changes: Any) -> Request:
-    arguments: dict[str, Any] = {
+    given: dict[str, Any] = {
         "preset": PRESET,
         "symbols": ["BTC/USDT"],
         "start": "-1h",
@@ -28,8 +28,7 @@ def asked(**changes: Any) -> Request:
         "on_gap": "fail",
         **changes,
     }
-    named = (arguments.pop(name) for name in ("preset", "symbols", "start", "end"))
-    return request_of(*named, **arguments, now_ns=NOW_NS)
+    return request_of(**given, now_ns=NOW_NS)
 
 
 @pytest.mark.parametrize(
