@@ -22,6 +22,7 @@ from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.schemas.errors import SeamlineError
+from seamline.streams.apps.blocking import BlockingThread
 from seamline.streams.apps.chunk import Chunk
 from seamline.streams.apps.inbox import BYTES_MAX, CHUNKS_MAX, Budget, Inbox, Verdict
 from seamline.streams.apps.owner_states import (
@@ -32,7 +33,7 @@ from seamline.streams.apps.owner_states import (
     transition,
 )
 from seamline.streams.apps.protocol import ROLES, STEP_ROWS_MAX, MachineFactory, Role
-from seamline.streams.apps.tenure import Done, OwnerThread, Place, Tenure
+from seamline.streams.apps.tenure import Done, Place, Tenure
 
 T = TypeVar("T")
 TP = tuple[str, int]
@@ -125,7 +126,7 @@ class Owner:
         self._observer, self._clock_ns = observer, clock_ns
         self._tps = tps
         self._roles = {topic: role for role, topic in place.topics.items()}
-        self._thread = OwnerThread(f"owner {place}")
+        self._thread = BlockingThread(f"owner {place}")
         self._tenure: Tenure | None = None
         self._signal = asyncio.Event()
         self._closing = asyncio.Event()

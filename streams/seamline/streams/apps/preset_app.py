@@ -87,7 +87,7 @@ class PresetApp:
         self.topics: Mapping[Role, str] = {role: topic_name(preset.id, role) for role in ROLES}
         self._cluster, self._factory, self._metrics = cluster, factory, metrics
         # One client for all owners: each would cost threads and connections of its own.
-        self._admin = Admin(cluster)
+        self.admin = Admin(cluster)
         self._settings, self._budget, self._clock_ns = settings, budget, clock_ns
         self._on_owned, self._announced = on_owned, True
         self.app = self._make_app()
@@ -169,7 +169,7 @@ class PresetApp:
                 Place(self.preset.id, partition, self.topics),
                 consumer,
                 self._cluster,
-                self._admin,
+                self.admin,
                 self._factory,
                 self,
                 budget=self._budget,

@@ -11,13 +11,10 @@ Must not know: the event loop, chunks, Faust.
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
@@ -28,8 +25,6 @@ from seamline.streams.apps.protocol import ROLES, Machine, MachineFactory, Recor
 
 INIT_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 15.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,52 +171,3 @@ class Tenure:
             if self._reader is not None:
                 self._reader.close()
             self._producer.close()
-
-
-class OwnerThread:
-    """The one thread in which an owner's blocking calls run, in order.
-
-    A daemon: a call stuck in the client may outlive its owner by its own time limit, and does not
-    keep the process from ending.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    def call(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
-
-        def work() -> None:
-            result, error = None, None
-            try:
-                result = function(*args)
-            except BaseException as raised:
-                error = raised
-            # The loop may be gone when the process is ending: nobody waits for the result then.
-            if not loop.is_closed():
-                try:
-                    loop.call_soon_threadsafe(settle, result, error)
-                except RuntimeError:
-                    return
-
-        self._calls.put(work)
-        return future
-
-    def finish(self) -> None:
-        """End the thread after what was asked of it so far. Does not wait."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()

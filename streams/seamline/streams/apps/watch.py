@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from seamline.connectors.kafka.admin import Admin
-from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.metrics import Metrics
 from seamline.schemas.errors import SeamlineError, TransportError
+from seamline.streams.apps.blocking import BlockingThread
 from seamline.streams.apps.owner import Owner
 from seamline.streams.apps.owner_states import State
 from seamline.streams.apps.protocol import ROLES, Role
@@ -45,20 +45,26 @@ class Watch:
 
     def __init__(
         self,
-        cluster: Cluster,
+        admin: Admin,
         metrics: Metrics,
         owners: Callable[[], Mapping[int, Owner]],
         *,
         stalled_s: float = STALLED_S,
         dead_s: float = DEAD_S,
     ) -> None:
-        self._cluster, self._metrics, self._owners = cluster, metrics, owners
+        self._admin, self._metrics, self._owners = admin, metrics, owners
         self._stalled_s, self._dead_s = stalled_s, dead_s
         self._seen: dict[tuple[int, Role], Seen] = {}
 
     async def run(self) -> None:
         """Until cancelled. Raises TransportError when an owner is dead."""
-        admin = Admin(self._cluster)
+        thread = BlockingThread("watch")
+        try:
+            await self._run(thread)
+        finally:
+            thread.finish()
+
+    async def _run(self, thread: BlockingThread) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             owners = dict(self._owners())
@@ -68,7 +74,7 @@ class Watch:
                 for role in ROLES
             ]
             try:
-                ends = await asyncio.to_thread(admin.end_offsets, tps)
+                ends = await thread.call(self._admin.end_offsets, tps)
             except SeamlineError as error:
                 log.warning("the lag is unknown: %s", error)
                 ends = {}

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ SESSION_TIMEOUT_NS: Final = 6_000_000_000
 SESSION_RANGE_NS: Final = (1_000_000_000, 60_000_000_000)
 # All of a hand-over: owners, leaving the group, the rest of the clients.
 HAND_OVER_S: Final = 2.5
+FORCED_END_S: Final = 5.0
 
 FactoryMaker: TypeAlias = Callable[[Preset, tuple[Preset, ...], World, Path], MachineFactory]
 
@@ -122,13 +125,14 @@ async def _run(
         for preset in presets
     ]
     tasks = [asyncio.create_task(run_app(app)) for app in apps]
-    watches = [Watch(world.cluster, metrics, app.current_owners) for app in apps]
+    watches = [Watch(app.admin, metrics, app.current_owners) for app in apps]
     tasks += [asyncio.create_task(watch.run()) for watch in watches]
     stop = asyncio.create_task(ended.wait())
     try:
         done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
+        end_anyway(0 if ended.is_set() else 1)
         await end_apps(apps, tasks)
     for task in done - {stop}:
         task.result()
@@ -146,6 +150,16 @@ async def run_app(app: PresetApp) -> None:
             value=app.preset.id,
             fix="Start the worker again; what is committed is committed",
         ) from reason
+
+
+def end_anyway(status: int) -> None:
+    """A client that cannot reach its broker may never end its threads; the process does.
+
+    Nothing is lost by it: what is not committed is settled by the next owner.
+    """
+    timer = threading.Timer(FORCED_END_S, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 async def end_apps(apps: Sequence[PresetApp], tasks: Sequence[asyncio.Task[None]]) -> None:
