@@ -44,7 +44,12 @@ WAIT_SLICE_S: Final = 0.25
 METADATA_SLICE_S: Final = 1.0
 METADATA_CHECK_S: Final = 0.02
 _LEADER_MOVES: Final = frozenset(
-    ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "FENCED_LEADER_EPOCH")
+    (
+        "NOT_LEADER_FOR_PARTITION",
+        "LEADER_NOT_AVAILABLE",
+        "FENCED_LEADER_EPOCH",
+        "UNKNOWN_LEADER_EPOCH",
+    )
 )
 _ISOLATION: Final = {
     "read_committed": IsolationLevel.READ_COMMITTED,
@@ -169,7 +174,8 @@ class Admin:
             try:
                 return self._offsets_once(wanted, spec, isolation)
             except SeamlineError as error:
-                # The client asks a leader that has not begun (a new topic) or no longer is one.
+                # The client asks a leader that has not begun (a new topic, a broker just
+                # started) or no longer is one.
                 if error.fields.get("code") not in _LEADER_MOVES or time.monotonic() >= deadline:
                     raise
             time.sleep(METADATA_CHECK_S)
