@@ -37,7 +37,7 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## the benchmarks of tests/bench, with their peers, on the embedded broker
-	$(BIN)/python -m tests.bench
+	PYTHONPATH=tests $(BIN)/python -m bench
 
 soak: $(STAMP) ## long fault series: the experiments of the suite with many more seeds
 	SEAMLINE_SOAK=1 $(BIN)/pytest tests/e2e --timeout 3600

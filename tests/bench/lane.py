@@ -141,12 +141,17 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=4)
     options = parser.parse_args()
     world = World.resolve(os.environ)
-    ours = lane(world, options.rows, options.partitions, "live")
-    yardstick = bare(world, options.rows // 3, options.partitions)
-    peer = stock(world, options.stock_rows, options.partitions)
-    ratio = round(ours["rows_per_s"] / max(1, peer["rows_per_s"]), 1)
-    answer = {"lane": ours, "bare_loop": yardstick, "stock_faust": peer, "ratio": ratio}
+    answer = run(world, options.rows, options.stock_rows, options.partitions)
     sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def run(world: World, rows: int, stock_rows: int, partitions: int) -> dict[str, Any]:
+    """The lane, the yardstick and the peer, one after the other."""
+    ours = lane(world, rows, partitions, "live")
+    yardstick = bare(world, rows // 3, partitions)
+    peer = stock(world, stock_rows, partitions)
+    ratio = round(ours["rows_per_s"] / max(1, peer["rows_per_s"]), 1)
+    return {"lane": ours, "bare_loop": yardstick, "stock_faust": peer, "ratio": ratio}
 
 
 if __name__ == "__main__":

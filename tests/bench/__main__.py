@@ -1,0 +1,50 @@
+"""`make bench`: every benchmark on one embedded broker, with its peers; prints JSON as it goes.
+
+The figures of docs/benchmarks.md come from here. Run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from seamline.connectors import jit_cache
+
+jit_cache.use()  # before anything imports numba
+
+from bench import lane, worker  # noqa: E402
+from seamline.connectors.embedded import stack  # noqa: E402
+from seamline.connectors.world import World  # noqa: E402
+
+
+def say(name: str, found: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({name: found}, indent=1) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_200_000)
+    parser.add_argument("--only", choices=["lane", "worker"], default=None)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, stack.running() as found:
+        world = World.resolve(
+            {
+                **os.environ,
+                "SEAMLINE_BOOTSTRAP_SERVERS": found.bootstrap,
+                "SEAMLINE_SCHEMA_REGISTRY_URL": found.registry_url,
+            }
+        )
+        if options.only != "lane":
+            say("worker", worker.run(world, Path(directory), options.rows))
+        if options.only != "worker":
+            say("lane", lane.run(world, options.rows, 40_000, 4))
+
+
+if __name__ == "__main__":
+    main()
