@@ -153,6 +153,13 @@ def test_history_below_a_running_live_stream(world: World) -> None:
     world.check_seals(PARENT)
 
 
+def test_nothing_was_asked_before_the_first_live_bar_of_a_block(world: World) -> None:
+    world.land_bars("live", bars(A, range(127, 130)))
+    world.run("live")
+    assert minute_of(world.seals()[A]["frontier_ns"]) == 0
+    assert minute_of(world.seals()[A]["asked_start_ns"]) == 127
+
+
 def test_an_empty_answer_of_the_venue_is_kept_as_evidence(world: World) -> None:
     world.land_bars("live", bars(A, range(480, 483)))
     world.run("live")

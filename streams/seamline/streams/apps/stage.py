@@ -264,7 +264,7 @@ class Stage:
         first = int(self.level.state.sym[symbol, S_FIRST])
         frontier_ns = self.time_of(write.frontier)
         start_ns = frontier_ns if first == UNSET else self.time_of(first)
-        facts.asked_ns = self._asked(name, facts.asked_ns, min(start_ns, frontier_ns))
+        facts.asked_ns = self._asked(name, facts.asked_ns, start_ns)
         facts.known_ns, facts.conformed_offset = known_ns, write.offset
         self._put(
             "seals",
