@@ -28,8 +28,8 @@ FetchError = KafkaError
 class FetchSettings:
     """Bounds of one fetch. `answer_bytes` is one answer of one broker over all its partitions."""
 
-    partition_bytes: int = 8 * 2**20
-    answer_bytes: int = 12 * 2**20
+    partition_bytes: int = 2 * 2**20
+    answer_bytes: int = 3 * 2**20
     wait_ms: int = 100
 
 

@@ -19,7 +19,7 @@ from seamline.streams.apps.protocol import ROLES, Record, Role
 
 CHUNKS_MAX: Final = 32
 BYTES_MAX: Final = 64 * 2**20
-PROCESS_BYTES_MAX: Final = 64 * 2**20
+PROCESS_BYTES_MAX: Final = 24 * 2**20
 
 
 class Verdict(StrEnum):

@@ -79,16 +79,21 @@ from seamline.streams.kernel.seal import (
 
 # Slots asked for at once: fewer, larger growths.
 SLOTS_STEP: Final = 64
+ROOM_ROWS: Final = 2_048
 LoadBlock = Callable[[Entry], bytes]
 
 
 @dataclass(slots=True)
 class SymbolSeal:
-    """What the newest seal of a symbol said, and the roots that the next one is built on."""
+    """What the newest seal of a symbol said, and the roots that the next one is built on.
+
+    `[asked_ns, start_ns)`: what some source was asked for before the first bar (or the frontier).
+    """
 
     sequence: int = 0
     storage_sequence: int = 0
-    asked_ns: int | None = None
+    asked_ns: int = 0
+    start_ns: int = 0
     blocks: int = 0
     rows: int = 0
     known_ns: int = 0
@@ -117,6 +122,7 @@ class Stage:
         index: BlockIndex,
         load: LoadBlock,
         ids: Mapping[str, int],
+        parent: Stage | None = None,
     ) -> None:
         self.preset = preset
         self.level = level
@@ -129,22 +135,24 @@ class Stage:
         self.bound = 0
         self._load = load
         self._ids = ids
+        self._parent = parent
         self._key_bytes: list[bytes] = []
         self._outputs: dict[str, Output] = {}
         self._staged: list[Entry] = []
         self.sealed = 0
+        # What the kernel writes to: small enough to stay in the processor's cache, emptied often.
+        self._accepted = Written.empty(ROOM_ROWS)
+        self._replaced_rows = Written.empty(ROOM_ROWS)
+        self._child = Written.empty(ROOM_ROWS if len(level.ratios) else 1)
 
     # --- rows in
 
     def merge(self, rows: Rows, known_ns: int) -> list[Rows]:
         """Merge rows; returns the rows of each derived level. Log rows are encoded on the way."""
         level = self.level
-        n = len(rows.cols)
-        accepted, replaced = Written.empty(n + 2), Written.empty(n + 2)
+        accepted, replaced = self._accepted, self._replaced_rows
         children = len(level.ratios)
-        symbols = int(level.state.reg[REG_SYMBOLS])
-        room = children * (level.span + 4 * symbols + n // 2 + 64) + 64
-        child = Written.empty(room)
+        child = self._child_room()
         parts: list[list[Rows]] = [[] for _ in range(children)]
         at, status = 0, -1
         while status != DONE:
@@ -163,6 +171,14 @@ class Stage:
                     parts[number].append(_child_rows(child, number))
                 accepted.done[0] = replaced.done[0] = child.done[0] = 0
         return [Rows.concat(found) for found in parts]
+
+    def _child_room(self) -> Written:
+        """Room for what one row can give on at most, and a good deal more."""
+        symbols = int(self.level.state.reg[REG_SYMBOLS])
+        most = len(self.level.ratios) * (self.level.span + 2 * symbols + 4) + 1
+        if len(self._child.cols) <= most:
+            self._child = Written.empty(2 * most)
+        return self._child
 
     def _log(self, accepted: Written) -> None:
         """Encode the accepted bars at and above the frontier for the log."""

@@ -25,6 +25,7 @@ from seamline.connectors.metrics import Metrics, serve
 from seamline.connectors.world import World
 from seamline.presets.model import Preset
 from seamline.schemas.errors import TransportError, UsageError
+from seamline.streams.apps.arenas import bound_arenas
 from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
@@ -75,6 +76,7 @@ def run_worker(
     Raises UsageError for a derived or unlandable preset and a session timeout out of range,
     ContractError and TransportError for a world that is not ready or fails for good.
     """
+    bound_arenas()
     told = told or Told()
     check_presets(presets)
     check_session(settings.session_timeout_ns)
