@@ -26,7 +26,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from seamline.schemas.errors import UsageError
 
 HOST_VARIABLE: Final = "SEAMLINE_METRICS_HOST"
-ROW_KINDS: Final = ("inserted", "confirmed", "completed", "revised", "discarded", "late", "preview")
+ROW_KINDS: Final = (
+    *("inserted", "confirmed", "raised", "completed", "revised", "discarded", "conflicts", "late"),
+    *("out_of_order", "previews", "heartbeats"),
+)
 LANDING: Final = ("live", "backfill")
 OWNER_STATES: Final = ("taking", "restarting", "running", "waiting")
 TROUBLES: Final = ("broken", "failed", "fenced")

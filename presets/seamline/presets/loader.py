@@ -35,7 +35,7 @@ PRESETS_MAX: Final = 1_000
 PARTITIONS_MAX: Final = 1_024
 BLOCK_ROWS_MAX: Final = 5_000
 WINDOW_BARS_MAX: Final = 1_000_000
-STABILIZATION_MAX: Final = 10_000
+STABILIZATION_MAX: Final = 64
 INTERVAL_MAX_MS: Final = 366 * 86_400_000
 SECONDS_MAX: Final = 366 * 86_400
 # A topic name has at most 249 characters; the longest role and the prefix take 20.
@@ -203,7 +203,10 @@ def _preset(preset_id: str, section: Section, parent: Preset | None) -> Preset:
         ),
         sla_preset=_formed(section, "sla_preset", _NAME, "baseline", "a name"),
         stabilization_bars=section.whole(
-            "stabilization_bars", 0, STABILIZATION_MAX, DEFAULT_STABILIZATION
+            "stabilization_bars",
+            0,
+            STABILIZATION_MAX,
+            parent.stabilization_bars if parent else DEFAULT_STABILIZATION,
         ),
         calendar=_formed(
             section,
@@ -380,9 +383,28 @@ def _check_derived(section: Section, preset: Preset, parent: Preset) -> None:
             value=parent.id,
             fix="Use an interval that is 2 or more times the parent's",
         )
-    if (preset.grid_origin_ns - parent.grid_origin_ns) % parent.interval_ns:
+    if parent.block_ns % preset.interval_ns:
         raise section.fault(
-            "grid_origin", f"off the grid of {parent.id}", value=preset.grid_origin_ns
+            "derive_from",
+            f"a window of {format_duration(preset.interval_ns)} does not divide the block of "
+            f"{parent.id}, {parent.block_rows} bars",
+            value=parent.id,
+            fix=f"Give {parent.id} block_rows that are a multiple of "
+            f"{preset.interval_ns // parent.interval_ns}",
+        )
+    if preset.grid_origin_ns != parent.grid_origin_ns:
+        raise section.fault(
+            "grid_origin",
+            f"{parent.id} has another",
+            value=preset.grid_origin_ns,
+            fix="Remove it; a derived preset takes the parent's",
+        )
+    if preset.stabilization_bars != parent.stabilization_bars:
+        raise section.fault(
+            "stabilization_bars",
+            f"{parent.id} has {parent.stabilization_bars}",
+            value=preset.stabilization_bars,
+            fix="Remove it; a derived preset takes the parent's",
         )
     if preset.partitions != parent.partitions:
         raise section.fault(

@@ -47,7 +47,7 @@ from seamline.streams.kernel.level import (
     Rows,
     Written,
 )
-from seamline.streams.kernel.restore import FINISHED, SLOTS, restore, settle_newest
+from seamline.streams.kernel.restore import FINISHED, SLOTS, follow_frontiers, restore, settle_newest
 from seamline.streams.kernel.seal import Ledger
 
 NO_POSITION: Final = {
@@ -84,6 +84,8 @@ def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
             stage.index.close()
         raise
     parent = stages[0]
+    for stage, ratio in zip(stages[1:], parent.level.ratios.tolist(), strict=True):
+        follow_frontiers(parent.level, stage.level, ratio)
     intake = Intake(setting.preset, reader.partition, parent.level, setting.resolve, setting.mode)
     return PartitionMachine(
         stages=stages,
@@ -135,7 +137,8 @@ def _stage(
     try:
         _advance_index(index, storage, reader)
         stage = Stage(
-            preset, level, index, lambda entry: _load(reader, storage, entry), setting.ids
+            *(preset, level, index, lambda entry: _load(reader, storage, entry), setting.ids),
+            parent=before[0] if before else None,
         )
         _seals(stage, reader)
         _ledgers(stage, reader)
@@ -206,6 +209,7 @@ def _seals(stage: Stage, reader: PartitionReader) -> None:
             sequence=seal["sequence"],
             storage_sequence=seal["storage_sequence"],
             asked_ns=seal["asked_start_ns"],
+            start_ns=seal["history_start_ns"],
             known_ns=seal["known_time_ns"],
             conformed_offset=seal["conformed_offset"],
         )
@@ -244,7 +248,7 @@ def _log(stage: Stage, reader: PartitionReader) -> None:
                 "a record that no owner wrote",
                 parameter=topic,
                 value=records[int(np.flatnonzero(~decoded.ok)[0])].offset,
-                fix="Allow only workers to write to conformed topics (`seamline acl plan`)",
+                fix="Allow only workers to write to conformed topics",
             )
         names = decoder.symbols[len(numbers) :]
         fresh = np.array([stage.level.symbol_id(name) for name in names], np.int64)
