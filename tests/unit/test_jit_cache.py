@@ -71,22 +71,30 @@ def test_a_home_that_cannot_be_written_is_replaced(home: Path) -> None:
     directory.rmdir()
 
 
-@pytest.mark.parametrize("first", ["seamline.sdk", "seamline.sdk.cli.main"])
-def test_the_variable_is_set_before_numba_reads_it(first: str, tmp_path: Path) -> None:
-    """Whoever starts with the SDK or the command compiles into the directory of the sources."""
-    code = (
-        f"import {first}, os, numba;"
-        f"assert numba.config.CACHE_DIR == os.environ['{jit_cache.VARIABLE}'];"
-        "print(numba.config.CACHE_DIR)"
-    )
+def _run(code: str, home: Path) -> str:
     kept = {name: value for name, value in os.environ.items() if name != jit_cache.VARIABLE}
     run = subprocess.run(
         [sys.executable, "-c", code],
-        env={**kept, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        env={**kept, "XDG_CACHE_HOME": str(home), "HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert Path(run.stdout.strip()).is_relative_to(tmp_path)
+    return run.stdout.strip()
+
+
+def test_the_variable_is_set_before_numba_reads_it(tmp_path: Path) -> None:
+    """Whoever starts with the SDK compiles into the directory of the sources."""
+    code = (
+        "from seamline.sdk import stitch; import os, numba;"
+        f"assert numba.config.CACHE_DIR == os.environ['{jit_cache.VARIABLE}'];"
+        "print(numba.config.CACHE_DIR)"
+    )
+    assert Path(_run(code, tmp_path)).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("first", ["seamline.sdk", "seamline.sdk.cli.main"])
+def test_what_only_shows_its_help_imports_no_compiler(first: str, tmp_path: Path) -> None:
+    assert _run(f"import {first}, sys; print('numba' in sys.modules)", tmp_path) == "False"
