@@ -50,10 +50,11 @@ from seamline.streams.kernel.level import (
     Level,
     Rows,
 )
-from seamline.streams.kernel.validate import RULES, first_rule, judged, outcome
+from seamline.streams.kernel.validate import FUTURE_TIME, RULES, first_rule, judged, outcome
 
 # A closed bar cannot close in the future; clocks of a venue and an owner differ by less than this.
 CLOCK_SKEW_NS: Final = 10 * NS_PER_S
+I64_END: Final = 2**63
 UNDECODABLE: Final = "undecodable"
 WRONG_PARTITION: Final = "wrong_partition"
 KEY_MISMATCH: Final = "key_mismatch"
@@ -150,8 +151,7 @@ class Intake:
                 taken.parts.append(Rows(rows.cols[done:upto], rows.vals[done:upto]))
                 done = upto
             if kinds[at] == BEAT:
-                taken.parts.append(self._heartbeat(part[at]))
-                taken.heartbeats += 1
+                self._heartbeat(part[at], taken, clock_ns)
                 continue
             block = self._block(part[at], taken, clock_ns)
             if block is not None:
@@ -201,11 +201,17 @@ class Intake:
         taken.findings[symbol, reason] += 1
         taken.findings[symbol, QUARANTINED] += 1
 
-    def _heartbeat(self, record: Record) -> Rows:
+    def _heartbeat(self, record: Record, taken: Taken, clock_ns: int) -> None:
+        watermark_ns = watermark_of(record) or 0
+        if watermark_ns > clock_ns + CLOCK_SKEW_NS:
+            # It would close what has not begun: all bars until then would come too late.
+            self._refuse(taken, record, RULES[FUTURE_TIME], f"watermark {watermark_ns} ns")
+            return
         rows = Rows.empty(1)
         rows.cols[0, EVENT] = HEARTBEAT
-        rows.cols[0, CELL] = self._preset.cell_of(watermark_of(record) or 0)
-        return rows
+        rows.cols[0, CELL] = self._preset.cell_of(watermark_ns)
+        taken.parts.append(rows)
+        taken.heartbeats += 1
 
     def _flat(
         self,
@@ -222,9 +228,12 @@ class Intake:
         decoded = self._decoder.decode([record.value for record in records])  # type: ignore[misc]
         self._learn()
         rows, rules = self._judged(decoded.columns, clock_ns)
+        # A bar that is still open closes in the future by its nature.
+        rules[~decoded.columns.closed] &= ~FUTURE_TIME
         blocked, flags = outcome(rules, mode=self._mode, off_grid=self._preset.off_grid)
-        ids = np.where(decoded.sid >= 0, self._ids[decoded.sid], -1)
-        encoded = self._decoder.table.encoded
+        # One place more than there are symbols: what has no symbol has the number -1.
+        ids = np.append(self._ids, -1)[decoded.sid]
+        encoded = [*self._decoder.table.encoded, b""]
         expected = [encoded[sid] for sid in decoded.sid.tolist()]
         keys = [record.key for record in records]
         wrong_key = np.zeros(len(records), bool)
@@ -389,7 +398,8 @@ def watermark_of(record: Record) -> int | None:
     for name, value in record.headers:
         if name == HEADER_WATERMARK_NS:
             try:
-                return int(value)
-            except ValueError:
+                watermark_ns = int(value)
+            except (TypeError, ValueError):  # a header may have no value at all
                 return None
+            return watermark_ns if -I64_END <= watermark_ns < I64_END else None
     return None

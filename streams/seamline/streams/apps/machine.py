@@ -25,6 +25,7 @@ from seamline.streams.apps.intake import Intake, Taken, quarantine_batch
 from seamline.streams.apps.protocol import ROLES, STEP_ROWS_MAX, Batch, Record, Role, Step
 from seamline.streams.apps.stage import Stage, fingerprint_header
 from seamline.streams.kernel.level import (
+    B_BLOCK,
     CELL,
     COUNTED,
     EVENT,
@@ -262,7 +263,8 @@ class PartitionMachine:
                 continue
             waiting = False
             for slot in stage.level.slots_of(symbol):
-                cells = state.cells[slot]
+                # What lies before the frontier is sealed already.
+                cells = state.cells[slot, max(0, frontier - int(state.slot[slot, B_BLOCK])) :]
                 held = (cells[:, PRESENT] != 0) & (cells[:, OFFSET] >= 0)
                 waiting = waiting or bool((cells[held, KNOWN] < oldest_ns).any())
             if not waiting:

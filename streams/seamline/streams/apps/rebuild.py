@@ -41,13 +41,21 @@ from seamline.streams.kernel.level import (
     REG_WATERMARK,
     S_FIRST,
     S_FRONTIER,
+    S_NEWEST,
     SYMBOL,
     UNSET,
     Level,
     Rows,
     Written,
 )
-from seamline.streams.kernel.restore import FINISHED, SLOTS, follow_frontiers, restore, settle_newest
+from seamline.streams.kernel.restore import (
+    FINISHED,
+    SLOTS,
+    follow_frontiers,
+    newest_cell,
+    restore,
+    settle_newest,
+)
 from seamline.streams.kernel.seal import Ledger
 
 NO_POSITION: Final = {
@@ -255,7 +263,22 @@ def _log(stage: Stage, reader: PartitionReader) -> None:
         numbers = np.concatenate([numbers, fresh])
         offsets = np.array([record.offset for record in records], np.int64)
         _put_back(stage, numbers[decoded.sid], decoded.columns, offsets)
+    if len(stage.level.ratios):
+        _load_open_blocks(stage)
     settle_newest(stage.level)
+
+
+def _load_open_blocks(stage: Stage) -> None:
+    """Blocks with their frontier inside: a derived window that is not given on yet may have its
+    bars before the frontier, where the log is not read."""
+    level = stage.level
+    for symbol in stage.seals:
+        frontier = int(level.state.sym[symbol, S_FRONTIER])
+        block = frontier - frontier % level.span
+        if block < frontier and level.find_slot(symbol, block) < 0:
+            slot = stage.load_block(symbol, block)
+            newest = newest_cell(level, slot)
+            level.state.sym[symbol, S_NEWEST] = max(int(level.state.sym[symbol, S_NEWEST]), newest)
 
 
 def _put_back(stage: Stage, symbols: I8, columns: ConformedColumns, offsets: I8) -> None:

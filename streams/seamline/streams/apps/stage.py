@@ -92,8 +92,8 @@ class SymbolSeal:
 
     sequence: int = 0
     storage_sequence: int = 0
-    asked_ns: int = 0
-    start_ns: int = 0
+    asked_ns: int = UNSET
+    start_ns: int = UNSET
     blocks: int = 0
     rows: int = 0
     known_ns: int = 0
@@ -175,7 +175,7 @@ class Stage:
     def _child_room(self) -> Written:
         """Room for what one row can give on at most, and a good deal more."""
         symbols = int(self.level.state.reg[REG_SYMBOLS])
-        most = len(self.level.ratios) * (self.level.span + 2 * symbols + 4) + 1
+        most = len(self.level.ratios) * (self.level.span + 2 * symbols + 5) + 1
         if len(self._child.cols) <= most:
             self._child = Written.empty(2 * most)
         return self._child
@@ -280,7 +280,7 @@ class Stage:
         first = int(self.level.state.sym[symbol, S_FIRST])
         frontier_ns = self.time_of(write.frontier)
         start_ns = frontier_ns if first == UNSET else self.time_of(first)
-        facts.asked_ns = self._asked(name, facts.asked_ns, start_ns)
+        facts.asked_ns, facts.start_ns = self._asked(symbol, facts, start_ns), start_ns
         facts.known_ns, facts.conformed_offset = known_ns, write.offset
         self._put(
             "seals",
@@ -356,7 +356,7 @@ class Stage:
         facts.rows += len(columns) - (0 if before is None else before.rows)
         number = group_of(start_ns, preset.block_ns)
         roots[number] = self._group(name, number)
-        self._superseded(seal.symbol, write.block)
+        self._superseded(seal.symbol, write.block, seal.frontier)
         self._report(name, seal, write, columns, known_ns, findings)
 
     def _group(self, name: str, number: int) -> bytes:
@@ -364,21 +364,33 @@ class Stage:
         members = self.index.of_symbol(name, number * span, (number + 1) * span)
         return merkle_group((entry.start_ns, entry.digest, entry.rows) for entry in members)
 
-    def _asked(self, name: str, asked_ns: int | None, start_ns: int) -> int:
+    def _asked(self, symbol: int, facts: SymbolSeal, start_ns: int) -> int:
         """Start of the contiguous span that some source was asked for: `start_ns`, or further back
-        as far as the claims of stored blocks reach without a hole."""
-        at = start_ns if asked_ns is None else min(asked_ns, start_ns)
-        block_ns = self.preset.block_ns
+        as far as the claims of stored blocks reach without a hole. A derived preset was asked for
+        the whole windows of what its parent was asked for."""
+        if self._parent is not None:
+            of_parent = self._parent.seals.get(symbol)
+            if of_parent is None:
+                return start_ns
+            whole = self.cell_of(of_parent.asked_ns + self.preset.interval_ns - 1)
+            return min(start_ns, self.time_of(whole))
+        name, at = self.level.symbols[symbol], start_ns
         while True:
-            block_start = self.preset.block_start_of(at - 1)
-            entry = self.index.get(name, block_start)
+            if facts.asked_ns < at <= facts.start_ns:
+                at = facts.asked_ns
+            entry = self.index.get(name, self.preset.block_start_of(at - 1))
             if entry is None or not entry.claim_start_ns < at <= entry.claim_end_ns:
                 return at
-            at = max(entry.claim_start_ns, at - block_ns)
+            at = entry.claim_start_ns
 
-    def _superseded(self, symbol: int, block: int) -> None:
-        rows = self.replaced.pop((symbol, block), None)
-        if rows is None:
+    def _superseded(self, symbol: int, block: int, frontier: int) -> None:
+        """Values that were replaced in a block, of the bars before the frontier: a rebuilt machine
+        finds those of open bars in the log again."""
+        held = self.replaced.pop((symbol, block), [])
+        rows = [row for row in held if row[0][CELL] < frontier]
+        if len(rows) < len(held):
+            self.replaced[symbol, block] = [row for row in held if row[0][CELL] >= frontier]
+        if not rows:
             return
         output = self._output("superseded", "conformed_bar", "none")
         keys = self._keys()

@@ -80,8 +80,8 @@ class State(NamedTuple):
     block was written, B_WRITTEN: storage holds the cells before it, B_CLAIM_*: the part that a
     source was asked for. cells: (slots, span, CELL_WIDTH); known and received times are ns, OFFSET
     is a lower bound of the log offset that brought the bar in (-1: it is not in the log), TOUCHED:
-    its derived window must be computed again. vals: (slots, span, VALS_WIDTH). free: (slots,) free
-    slots, the first REG_FREE.
+    bit of each derived preset whose window must be computed again. vals: (slots, span, VALS_WIDTH).
+    free: (slots,) free slots, the first REG_FREE.
     """
 
     reg: I8

@@ -139,7 +139,7 @@ def write(st: Any, out: Any, slot: int, k: int, flags: int, sealed: int) -> None
 
 
 @njit
-def _stable(st: Any, symbol: int) -> Any:
+def stable_cell(st: Any, symbol: int) -> Any:
     """The first cell of a symbol that is not stable."""
     bars = st.reg[REG_STABLE]
     if bars == 0:
@@ -176,7 +176,7 @@ def _move_frontier(st: Any, child: Any, ratios: Any, symbol: int, through: int) 
 def _advance(st: Any, child: Any, ratios: Any, symbol: int) -> None:
     if st.sym[symbol, S_FRONTIER] == UNSET:
         return
-    st.sym[symbol, S_STABLE] = _stable(st, symbol)
+    st.sym[symbol, S_STABLE] = stable_cell(st, symbol)
     if st.sym[symbol, S_STABLE] != UNSET:
         _move_frontier(st, child, ratios, symbol, st.sym[symbol, S_STABLE])
 
@@ -200,7 +200,7 @@ def _push_window(
     if found == 0:
         return
     symbol = st.slot[slot, B_SYMBOL]
-    if (window + 1) * ratio > _stable(st, symbol):
+    if (window + 1) * ratio > stable_cell(st, symbol):
         flags |= PROVISIONAL
     child.cols[n, CHILD] = k
     child.cols[n, EVENT] = BAR
@@ -382,28 +382,34 @@ def _derive(
     for d in range(len(ratios)):
         ratio = ratios[d]
         window = cell // ratio
-        if before == UNSET or cell > before:
-            if before != UNSET and before // ratio < window:
-                if not st.sym[symbol, S_DONE] >> d & 1:
-                    last = before // ratio
-                    at = last * ratio
-                    held = find(st, symbol, at - at % st.reg[REG_SPAN])
-                    if held >= 0:
-                        _push_window(st, child, d, ratio, held, last, rank)
-                st.sym[symbol, S_DONE] &= ~(1 << d)
-            if (cell + 1) % ratio == 0:
-                _push_window(st, child, d, ratio, slot, window, rank)
-                st.sym[symbol, S_DONE] |= 1 << d
-        elif window < before // ratio or st.sym[symbol, S_DONE] >> d & 1:
+        newest = before == UNSET or cell > before
+        if newest and before != UNSET and before // ratio < window:
+            if not st.sym[symbol, S_DONE] >> d & 1:
+                last = before // ratio
+                at = last * ratio
+                held = find(st, symbol, at - at % st.reg[REG_SPAN])
+                if held >= 0:
+                    _push_window(st, child, d, ratio, held, last, rank)
+            st.sym[symbol, S_DONE] &= ~(1 << d)
+        # A window that the watermark closed is given on again with each bar that comes all the
+        # same, be it newer than all others.
+        if st.sym[symbol, S_DONE] >> d & 1 or (not newest and window < before // ratio):
             if event == BLOCK_BAR:
-                st.cells[slot, k, TOUCHED] = 1
+                st.cells[slot, k, TOUCHED] |= 1 << d
             else:
                 _push_window(st, child, d, ratio, slot, window, rank)
+        elif newest and (cell + 1) % ratio == 0:
+            _push_window(st, child, d, ratio, slot, window, rank)
+            st.sym[symbol, S_DONE] |= 1 << d
 
 
 @njit
 def _close_newest(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, through: int) -> None:
-    """Give on the newest windows that end at or before `through`."""
+    """Give on the newest windows that end at or before `through`.
+
+    After every row (of a block: after its end) no window that ends at or before the watermark or
+    the frontier is held back: its block may be let go, and a restart takes it for given on.
+    """
     newest = st.sym[symbol, S_NEWEST]
     if newest == UNSET:
         return
@@ -426,14 +432,18 @@ def _end_block(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, block: 
             for window in range(st.reg[REG_SPAN] // ratio):
                 hit = False
                 for k in range(window * ratio, (window + 1) * ratio):
-                    hit = hit or st.cells[slot, k, TOUCHED] != 0
+                    hit = hit or st.cells[slot, k, TOUCHED] >> d & 1 != 0
                 if hit:
                     _push_window(st, child, d, ratio, slot, block // ratio + window, rank)
         for k in range(st.reg[REG_SPAN]):
             st.cells[slot, k, TOUCHED] = 0
-    _close_newest(
-        st, child, ratios, rank, symbol, max(st.reg[REG_WATERMARK], st.sym[symbol, S_FRONTIER])
-    )
+    _close_newest(st, child, ratios, rank, symbol, _final(st, symbol))
+
+
+@njit
+def _final(st: Any, symbol: int) -> Any:
+    """No new bar is to be expected before this cell."""
+    return max(st.reg[REG_WATERMARK], st.sym[symbol, S_FRONTIER])
 
 
 @njit
@@ -481,11 +491,13 @@ def _bar(
     if derived:
         if rows.cols[i, FLAGS] & PROVISIONAL:
             flags |= PROVISIONAL
-    elif cell >= _stable(st, symbol):
+    elif cell >= stable_cell(st, symbol):
         flags |= PROVISIONAL
     write(st, accepted, slot, k, flags, late)
     if len(ratios):
         _derive(st, child, ratios, rank, rows.cols[i, EVENT], slot, k, before)
+        if rows.cols[i, EVENT] == BAR:
+            _close_newest(st, child, ratios, rank, symbol, _final(st, symbol))
     if not derived:
         _advance(st, child, ratios, symbol)
 
@@ -556,9 +568,12 @@ def merge(
         event = rows.cols[i, EVENT]
         symbol = rows.cols[i, SYMBOL]
         cell = rows.cols[i, CELL]
-        # What one row can give on at most: each symbol's newest window and frontier, or a block's
-        # windows; the last row is a bar.
-        most = 2 * children * (1 + (st.reg[REG_SYMBOLS] if event == HEARTBEAT else 0))
+        # What one row can give on at most to each derived level: a bar three windows and two
+        # frontiers, a heartbeat each symbol's newest window and frontier, a block's end its windows
+        # and the newest one.
+        most = 5 * children
+        if event == HEARTBEAT:
+            most += 2 * children * st.reg[REG_SYMBOLS]
         if event == BLOCK_END:
             most += children * span
         if child.done[0] + most >= len(child.cols) or accepted.done[0] + 1 >= len(accepted.cols):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from seamline.schemas.columns import COMPLETED, CONFIRMED, PROVISIONAL
 from seamline.schemas.jit import njit
 from seamline.streams.kernel.level import (
+    B_BLOCK,
     CELL,
     CELL_WIDTH,
     FLAGS,
@@ -33,7 +36,7 @@ from seamline.streams.kernel.level import (
     UNSET,
     Level,
 )
-from seamline.streams.kernel.merge import find, note_newest, open_block, write
+from seamline.streams.kernel.merge import find, note_newest, open_block, stable_cell, write
 
 # Flags that speak of a log row and not of the bar.
 TRANSIENT_FLAGS: Final = PROVISIONAL | CONFIRMED | COMPLETED
@@ -94,6 +97,8 @@ def settle_newest(level: Level) -> None:
         if sym[S_NEWEST] == UNSET and sym[S_FIRST] != UNSET:
             sym[S_NEWEST] = sym[S_FRONTIER] - 1
         sym[S_STABLE] = max(int(sym[S_STABLE]), int(sym[S_FRONTIER]))
+        if not level.derived:
+            sym[S_STABLE] = stable_cell(state, symbol)
         if sym[S_NEWEST] == UNSET:
             continue
         newest = int(sym[S_NEWEST])
@@ -101,3 +106,19 @@ def settle_newest(level: Level) -> None:
             end = (newest // ratio + 1) * ratio
             if newest + 1 == end or watermark >= end or int(sym[S_FRONTIER]) >= end:
                 sym[S_DONE] |= 1 << child
+
+
+def follow_frontiers(parent: Level, derived: Level, ratio: int) -> None:
+    """A derived bar is final where its parent's frontier has passed it. Symbols have one number on
+    both levels."""
+    of_parent, of_derived = parent.state.sym, derived.state.sym
+    for symbol in range(int(derived.state.reg[REG_SYMBOLS])):
+        frontier = int(of_parent[symbol, S_FRONTIER])
+        if frontier != UNSET and of_derived[symbol, S_FRONTIER] != UNSET:
+            of_derived[symbol, S_STABLE] = max(int(of_derived[symbol, S_STABLE]), frontier // ratio)
+
+
+def newest_cell(level: Level, slot: int) -> int:
+    """The newest bar of a block, UNSET in an empty one."""
+    found = np.flatnonzero(level.state.cells[slot, :, PRESENT])
+    return int(level.state.slot[slot, B_BLOCK] + found[-1]) if len(found) else UNSET
