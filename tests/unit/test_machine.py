@@ -437,3 +437,26 @@ def test_bars_that_wait_too_long_are_sealed_inside_their_block(world: World) -> 
     assert np.array_equal(block.columns.revision, [1 if m == 50 else 0 for m in range(240)])
     for of in (PARENT, FIVE, HOUR):
         world.check_seals(of)
+
+
+@pytest.mark.parametrize(
+    "watermark",
+    [None, b"9" * 30, b"soon", str(CLOCK_NS + 10**12).encode()],
+    ids=["null", "huge", "words", "future"],
+)
+def test_a_false_heartbeat_goes_to_quarantine_and_moves_nothing(
+    watermark: bytes | None, world: World
+) -> None:
+    headers = (("seamline-venue", b"test"), ("seamline-watermark-ns", watermark))
+    world.land("live", None, None, headers)
+    world.land_bars("live", bars(A, range(3)))
+    world.run("live")
+    assert len(world.log.topics["seamline.ohlcv.test.spot.1m.quarantine"]) == 1
+    assert len(world.conformed()) == 3
+
+
+def test_a_partition_may_begin_with_a_record_that_is_cut_off(world: World) -> None:
+    good = encode_bars([A], columns_of([Row(A, 0, 100.0)]), IDS["bar"])[0]
+    world.land("live", A.encode(), good[:-4])
+    world.run("live")
+    assert len(world.log.topics["seamline.ohlcv.test.spot.1m.quarantine"]) == 1

@@ -168,6 +168,7 @@ def _move_frontier(st: Any, child: Any, ratios: Any, symbol: int, through: int) 
     target = through - through % st.reg[REG_SPAN]
     if target > st.sym[symbol, S_FRONTIER]:
         st.sym[symbol, S_FRONTIER] = target
+        st.sym[symbol, S_STABLE] = max(st.sym[symbol, S_STABLE], target)
         st.sym[symbol, S_MOVED] = 1
         _push_frontier(st, child, ratios, symbol)
 
@@ -526,6 +527,7 @@ def _claim(st: Any, slot: int, start: int, until: int) -> None:
 @njit
 def _first_frontier(st: Any, child: Any, ratios: Any, symbol: int, cell: int) -> None:
     st.sym[symbol, S_FRONTIER] = cell - cell % st.reg[REG_SPAN]
+    st.sym[symbol, S_STABLE] = max(st.sym[symbol, S_STABLE], st.sym[symbol, S_FRONTIER])
     st.sym[symbol, S_MOVED] = 1
     _push_frontier(st, child, ratios, symbol)
 
