@@ -228,6 +228,7 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "history_start_ns": ms,
         "asked_start_ns": ms,
         "known_time_ns": us,
+        "live": st.booleans(),
     },
     "position": {
         "partition": int32,

@@ -176,6 +176,26 @@ def test_an_empty_answer_of_the_venue_is_kept_as_evidence(world: World) -> None:
     world.check_seals(PARENT)
 
 
+def test_a_watermark_says_nothing_of_symbols_that_the_feed_does_not_carry(world: World) -> None:
+    other = SYMBOLS[1]
+    rows = bars(other, range(240), 0)
+    world.land("backfill", other.encode(), history(other, 0, rows))
+    world.run("backfill")
+    world.land_bars("live", bars(A, range(1000)))
+    world.land_heartbeat(1000)
+    world.run("live")
+    assert minute_of(world.seals()[other]["frontier_ns"]) == 240
+    assert world.gaps() == set()
+    world.land_bars("live", bars(other, range(990, 991)))
+    world.run("live")
+    assert minute_of(world.seals()[other]["frontier_ns"]) == 960
+    assert world.gaps() == {(other, 240, 960)}
+    world.crash()
+    world.land_heartbeat(1210)
+    world.run("live")
+    assert minute_of(world.seals()[other]["frontier_ns"]) == 1200
+
+
 def test_missing_bars_are_in_the_ledger_and_leave_it_when_they_come(world: World) -> None:
     present = [m for m in range(260) if m not in (7, 8, 9, 100)]
     world.land_bars("live", [Row(A, m, 100.0) for m in present])
@@ -406,6 +426,14 @@ def test_an_open_kline_is_a_preview(world: World) -> None:
     world.run("live")
     assert [row[2] for row in world.conformed()] == [101.0]
     assert world.steps[0].counts["previews"] == 1
+
+
+def test_a_bar_that_is_open_now_is_a_preview_and_no_bar_of_the_future(world: World) -> None:
+    now = (CLOCK_NS - START_NS) // MINUTE_NS
+    world.land_bars("live", [Row(A, now, 100.0, 3, closed=False)])
+    world.run("live")
+    assert world.steps[0].counts["previews"] == 1
+    assert world.steps[0].quarantined == {}
 
 
 def test_a_position_covers_what_was_written(world: World) -> None:

@@ -41,6 +41,7 @@ from seamline.streams.kernel.level import (
     REG_WATERMARK,
     S_FIRST,
     S_FRONTIER,
+    S_LIVE,
     S_NEWEST,
     SYMBOL,
     UNSET,
@@ -211,6 +212,7 @@ def _seals(stage: Stage, reader: PartitionReader) -> None:
         seal = decode_record("seal", value)
         symbol = level.symbol_id(parse_symbol_key(key))
         level.state.sym[symbol, S_FRONTIER] = stage.cell_of(seal["frontier_ns"])
+        level.state.sym[symbol, S_LIVE] = seal["live"]
         if seal["history_start_ns"] < seal["frontier_ns"]:
             level.state.sym[symbol, S_FIRST] = stage.cell_of(seal["history_start_ns"])
         stage.seals[symbol] = SymbolSeal(

@@ -56,6 +56,7 @@ from seamline.streams.kernel.level import (
     S_COUNTS,
     S_FIRST,
     S_FRONTIER,
+    S_LIVE,
     SEALED,
     SOURCE,
     SYMBOL,
@@ -298,6 +299,7 @@ class Stage:
                 "history_start_ns": start_ns,
                 "asked_start_ns": facts.asked_ns,
                 "known_time_ns": known_ns,
+                "live": bool(self.level.state.sym[symbol, S_LIVE]),
             },
         )
         self._gaps(name, write.gaps, known_ns)

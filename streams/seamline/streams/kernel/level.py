@@ -41,7 +41,8 @@ OFFSET = UNTIL = SEALED = 12
 TOUCHED = CHILD = 13
 
 # Columns of `sym`.
-S_FRONTIER, S_FIRST, S_NEWEST, S_STABLE, S_MOVED, S_HEAD, S_LAST, S_DONE, S_COUNTS = range(9)
+S_FRONTIER, S_FIRST, S_NEWEST, S_STABLE, S_MOVED, S_HEAD, S_LAST, S_DONE, S_LIVE = range(9)
+S_COUNTS = 9
 
 # Columns of `slot`.
 B_SYMBOL, B_BLOCK, B_NEXT, B_DIRTY, B_WRITTEN, B_CLAIM_START, B_CLAIM_END = range(7)
@@ -72,15 +73,16 @@ SYM_WIDTH = S_COUNTS + len(COUNTED)
 class State(NamedTuple):
     """The arrays of a level.
 
-    reg: (REG_SIZE,) numbers of the level. sym: (symbols, SYM_WIDTH): S_FRONTIER, S_FIRST accepted
-    and S_NEWEST cell, S_STABLE: cells before it are stable, S_MOVED: the frontier moved in this
-    batch, S_HEAD of the list of slots, S_LAST slot found, S_DONE: bit of each derived preset whose
-    window of the newest cell was given on. top: (symbols, stabilization bars) the newest cells,
-    descending. slot: (slots, SLOT_WIDTH): B_DIRTY: a cell below the frontier changed since the
-    block was written, B_WRITTEN: storage holds the cells before it, B_CLAIM_*: the part that a
-    source was asked for. cells: (slots, span, CELL_WIDTH); known and received times are ns, OFFSET
-    is a lower bound of the log offset that brought the bar in (-1: it is not in the log), TOUCHED:
-    bit of each derived preset whose window must be computed again. vals: (slots, span, VALS_WIDTH).
+    reg: (REG_SIZE,) numbers of the level. sym: (symbols, SYM_WIDTH): S_FRONTIER, S_FIRST
+    accepted and S_NEWEST cell, S_STABLE: cells before it are stable, S_MOVED: the frontier
+    moved in this batch, S_HEAD of the list of slots, S_LAST slot found, S_DONE: bit of each
+    derived preset whose window of the newest cell was given on, S_LIVE: the live topic brought
+    bars of the symbol. top: (symbols, stabilization bars) the newest cells, descending. slot:
+    (slots, SLOT_WIDTH): B_DIRTY: a cell below the frontier changed since the block was written,
+    B_WRITTEN: storage holds the cells before it, B_CLAIM_*: the part that a source was asked
+    for. cells: (slots, span, CELL_WIDTH); known and received times are ns, OFFSET is a lower
+    bound of the log offset that brought the bar in (-1: it is not in the log), TOUCHED: bit of
+    each derived preset whose window must be computed again. vals: (slots, span, VALS_WIDTH).
     free: (slots,) free slots, the first REG_FREE.
     """
 

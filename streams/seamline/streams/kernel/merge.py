@@ -19,6 +19,7 @@ from seamline.schemas.columns import (
     COMPLETED,
     CONFIRMED,
     DERIVED,
+    LIVE,
     OPTIONAL_AUTHORITY_MASK,
     PROVISIONAL,
 )
@@ -28,14 +29,11 @@ from seamline.streams.kernel.level import (
     B_CLAIM_END,
     B_CLAIM_START,
     B_DIRTY,
-    B_NEXT,
     B_SYMBOL,
-    B_WRITTEN,
     BAR,
     BLOCK_BAR,
     BLOCK_END,
     CELL,
-    CELL_WIDTH,
     CHILD,
     CLAIM,
     COMPLETES,
@@ -68,12 +66,10 @@ from seamline.streams.kernel.level import (
     S_DONE,
     S_FIRST,
     S_FRONTIER,
-    S_HEAD,
-    S_LAST,
+    S_LIVE,
     S_MOVED,
     S_NEWEST,
     S_STABLE,
-    SEALED,
     SOURCE,
     SYMBOL,
     TOUCHED,
@@ -82,60 +78,11 @@ from seamline.streams.kernel.level import (
     UNTIL,
 )
 from seamline.streams.kernel.rollup import window as roll_window
+from seamline.streams.kernel.slots import find, note_newest, open_block, write
 
 # Why the kernel returned.
 DONE, NEED_BLOCK, NEED_SLOT, NEED_ROOM = range(4)
 STATED_FLAGS = ~(PROVISIONAL | CONFIRMED | COMPLETED | OPTIONAL_AUTHORITY_MASK)
-
-
-@njit
-def find(st: Any, symbol: int, block: int) -> Any:
-    slot = st.sym[symbol, S_LAST]
-    if slot >= 0 and st.slot[slot, B_BLOCK] == block:
-        return slot
-    slot = st.sym[symbol, S_HEAD]
-    while slot >= 0:
-        if st.slot[slot, B_BLOCK] == block:
-            st.sym[symbol, S_LAST] = slot
-            return slot
-        slot = st.slot[slot, B_NEXT]
-    return -1
-
-
-@njit
-def open_block(st: Any, symbol: int, block: int) -> Any:
-    st.reg[REG_FREE] -= 1
-    slot = st.free[st.reg[REG_FREE]]
-    st.slot[slot, B_SYMBOL] = symbol
-    st.slot[slot, B_BLOCK] = block
-    st.slot[slot, B_NEXT] = st.sym[symbol, S_HEAD]
-    st.sym[symbol, S_HEAD] = slot
-    st.sym[symbol, S_LAST] = slot
-    st.slot[slot, B_DIRTY] = 0
-    st.slot[slot, B_WRITTEN] = block
-    st.slot[slot, B_CLAIM_START] = UNSET
-    st.slot[slot, B_CLAIM_END] = UNSET
-    for k in range(st.reg[REG_SPAN]):
-        st.cells[slot, k, PRESENT] = 0
-        st.cells[slot, k, TOUCHED] = 0
-        st.cells[slot, k, OFFSET] = -1
-    return slot
-
-
-@njit
-def write(st: Any, out: Any, slot: int, k: int, flags: int, sealed: int) -> None:
-    """Copy a cell as it stands to the end of `out`."""
-    n = out.done[0]
-    for j in range(CELL_WIDTH):
-        out.cols[n, j] = st.cells[slot, k, j]
-    for j in range(6):
-        out.vals[n, j] = st.vals[slot, k, j]
-    out.cols[n, EVENT] = BAR
-    out.cols[n, SYMBOL] = st.slot[slot, B_SYMBOL]
-    out.cols[n, CELL] = st.slot[slot, B_BLOCK] + k
-    out.cols[n, FLAGS] = flags
-    out.cols[n, SEALED] = sealed
-    out.done[0] = n + 1
 
 
 @njit
@@ -146,7 +93,7 @@ def stable_cell(st: Any, symbol: int) -> Any:
         stable = UNSET if st.sym[symbol, S_NEWEST] == UNSET else st.sym[symbol, S_NEWEST] + 1
     else:
         stable = st.top[symbol, bars - 1]
-    if st.reg[REG_WATERMARK] != UNSET:
+    if st.reg[REG_WATERMARK] != UNSET and st.sym[symbol, S_LIVE]:
         stable = max(stable, st.reg[REG_WATERMARK] - bars)
     return max(stable, st.sym[symbol, S_STABLE])
 
@@ -212,18 +159,6 @@ def _push_window(
     child.cols[n, RECEIVED] = received
     child.cols[n, ORIGIN] = DERIVED
     child.done[0] = n + 1
-
-
-@njit
-def note_newest(st: Any, symbol: int, cell: int) -> None:
-    """Keep the newest cells of a symbol, descending."""
-    bars = st.reg[REG_STABLE]
-    if bars and cell > st.top[symbol, bars - 1]:
-        at = bars - 1
-        while at > 0 and st.top[symbol, at - 1] < cell:
-            st.top[symbol, at] = st.top[symbol, at - 1]
-            at -= 1
-        st.top[symbol, at] = cell
 
 
 @njit
@@ -444,7 +379,9 @@ def _end_block(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, block: 
 @njit
 def _final(st: Any, symbol: int) -> Any:
     """No new bar is to be expected before this cell."""
-    return max(st.reg[REG_WATERMARK], st.sym[symbol, S_FRONTIER])
+    if st.sym[symbol, S_LIVE]:
+        return max(st.reg[REG_WATERMARK], st.sym[symbol, S_FRONTIER])
+    return st.sym[symbol, S_FRONTIER]
 
 
 @njit
@@ -465,6 +402,10 @@ def _bar(
     symbol, cell = rows.cols[i, SYMBOL], rows.cols[i, CELL]
     derived = st.reg[REG_REPLACE] != 0
     k = cell - st.slot[slot, B_BLOCK]
+    if rows.cols[i, ORIGIN] == LIVE and not st.sym[symbol, S_LIVE]:
+        # From now on the watermark of the feed speaks for this symbol too; its seal says so.
+        st.sym[symbol, S_LIVE] = 1
+        st.sym[symbol, S_MOVED] = 1
     late = 1 if cell < st.sym[symbol, S_FRONTIER] else 0
     before = st.sym[symbol, S_NEWEST]
     if st.cells[slot, k, PRESENT]:
@@ -538,8 +479,9 @@ def _heartbeat(st: Any, child: Any, ratios: Any, rank: Any, watermark: int) -> N
         return
     st.reg[REG_WATERMARK] = watermark
     for symbol in range(st.reg[REG_SYMBOLS]):
-        _close_newest(st, child, ratios, rank, symbol, watermark)
-        _advance(st, child, ratios, symbol)
+        if st.sym[symbol, S_LIVE]:
+            _close_newest(st, child, ratios, rank, symbol, watermark)
+            _advance(st, child, ratios, symbol)
 
 
 @njit

@@ -36,7 +36,8 @@ from seamline.streams.kernel.level import (
     UNSET,
     Level,
 )
-from seamline.streams.kernel.merge import find, note_newest, open_block, stable_cell, write
+from seamline.streams.kernel.merge import stable_cell
+from seamline.streams.kernel.slots import find, note_newest, open_block, write
 
 # Flags that speak of a log row and not of the bar.
 TRANSIENT_FLAGS: Final = PROVISIONAL | CONFIRMED | COMPLETED
