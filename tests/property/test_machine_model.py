@@ -247,6 +247,7 @@ class Series:
     frontier: int | None = None
     stable: int | None = None
     claimed: set[int] = field(default_factory=set)
+    live: bool = False
 
 
 @dataclass
@@ -255,7 +256,7 @@ class Model:
     series: dict[str, Series] = field(default_factory=dict)
     watermark: int | None = None
 
-    def see(self, event: Bar | History | Beat) -> None:
+    def see(self, role: Role, event: Bar | History | Beat) -> None:
         if isinstance(event, Beat):
             if self.watermark is None or event.cell > self.watermark:
                 self.watermark = event.cell
@@ -264,12 +265,13 @@ class Model:
             return
         series = self.series.setdefault(event.symbol, Series())
         if isinstance(event, Bar):
-            self._bar(series, event)
+            self._bar(series, event, live=role == "live")
             return
         if event.through is not None and event.start < event.through:
             if series.frontier is None:
                 series.frontier = self._floor(event.start)
-            if event.start <= series.frontier or not series.bars:
+            before_all = not series.bars or event.start <= min(series.bars)
+            if event.start <= series.frontier or before_all:
                 series.frontier = max(series.frontier, self._floor(event.through))
             series.claimed.update(range(event.start, event.through))
         for bar in event.bars:
@@ -278,11 +280,12 @@ class Model:
     def _floor(self, cell: int) -> int:
         return cell - (cell + START_NS // MINUTE_NS) % self.setup.span
 
-    def _bar(self, series: Series, bar: Bar) -> None:
+    def _bar(self, series: Series, bar: Bar, *, live: bool = False) -> None:
         if not bar.closed or (self.setup.mode == "strict" and bar.volume < 0):
             return
         if series.frontier is None:
             series.frontier = self._floor(bar.cell)
+        series.live = series.live or live
         held = series.bars.get(bar.cell)
         content = (*bar.prices, bar.volume)
         if held is None:
@@ -315,7 +318,7 @@ class Model:
             found += [cell + 1 for cell in newest[:1]]
         else:
             found += newest[bars - 1 : bars]
-        if self.watermark is not None:
+        if self.watermark is not None and series.live:
             found.append(self.watermark - bars)
         if found and series.frontier is not None:
             series.stable = max(found)
@@ -347,9 +350,8 @@ class Model:
             groups: dict[int, list[int]] = {}
             for cell in sorted(series.bars):
                 groups.setdefault((cell + shift) // ratio * ratio - shift, []).append(cell)
-            closed = max(
-                (at for at in (self.watermark, series.frontier) if at is not None), default=None
-            )
+            heard = self.watermark if series.live else None
+            closed = max((at for at in (heard, series.frontier) if at is not None), default=None)
             for start, cells in groups.items():
                 newest = max(series.bars)
                 if newest >= start + ratio - 1 or (closed is not None and closed >= start + ratio):
@@ -400,7 +402,7 @@ def play(setup: Setup, events: list[Event], directory: Path, cuts: random.Random
             if isinstance(other, Tick) or other[0] != role:
                 break
             land(world, role, other[1])
-            model.see(other[1])
+            model.see(role, other[1])
             last += 1
         if cuts is not None and cuts.random() < 0.1:
             decide_and_lose(world, role)

@@ -35,6 +35,7 @@ from seamline.streams.apps.rebuild import Setting, rebuild
 from seamline.streams.apps.trades import TradesFactory
 from seamline.streams.kernel.validate import CANARY, STRICT
 
+IDS_KNOWN_MAX = 10_000
 VALIDATION_MODE_VARIABLE = "SEAMLINE_SCHEMA_VALIDATION_MODE"
 
 
@@ -79,18 +80,19 @@ def validation_mode(env: Mapping[str, str]) -> str:
 
 def resolver(client: RemoteSchemaRegistryClient) -> Resolve:
     """Schema id -> approved schema by its content, None where there is no such approved schema."""
-    known: dict[int, Schema] = {}
+    known: dict[int, Schema | None] = {}
 
     def resolve(schema_id: int) -> Schema | None:
-        found = known.get(schema_id)
-        if found is None:
+        if schema_id not in known:
             try:
-                found = by_text(client.by_id(schema_id))
+                text = client.by_id(schema_id)
             except ContractError:
-                return None
-            if found is not None:
-                known[schema_id] = found
-        return found
+                return None  # it may be registered later
+            if len(known) >= IDS_KNOWN_MAX:
+                known.clear()
+            # What an id means does not change; an approved schema comes with a new program.
+            known[schema_id] = by_text(text)
+        return known[schema_id]
 
     return resolve
 

@@ -313,7 +313,7 @@ class Intake:
             shown = INVALID_TIMESTAMP if reason == INVALID_TIMESTAMP else UNDECODABLE
             self._refuse(taken, record, shown, str(error))
             return None
-        problem = self._block_problem(record, block)
+        problem = self._block_problem(record, block, clock_ns)
         if problem is not None:
             self._refuse(taken, record, *problem)
             return None
@@ -342,7 +342,7 @@ class Intake:
         taken.bars += int(keep.sum())
         return whole
 
-    def _block_problem(self, record: Record, block: Block) -> tuple[str, str] | None:
+    def _block_problem(self, record: Record, block: Block, clock_ns: int) -> tuple[str, str] | None:
         preset = self._preset
         if record.key != block.symbol.encode():
             return KEY_MISMATCH, "the key is not the UTF-8 symbol of the value"
@@ -359,6 +359,9 @@ class Intake:
             return INVALID_BLOCK, "a row lies outside the block"
         if not start <= block.range_start_ns < end or (through is not None and through > end):
             return INVALID_BLOCK, "its range lies outside the block"
+        if through is not None and through > clock_ns + CLOCK_SKEW_NS:
+            # It would close what has not begun, like a watermark of the future.
+            return RULES[FUTURE_TIME], f"complete_through {through} ns"
         if block.digest != block_digest(block.symbol, block.columns):
             return INVALID_BLOCK, "the digest is not that of the rows"
         return None

@@ -38,6 +38,7 @@ from seamline.streams.kernel.level import (
     S_COUNTS,
     S_FRONTIER,
     S_MOVED,
+    S_NEWEST,
     S_STABLE,
     SYMBOL,
     UNSET,
@@ -51,6 +52,8 @@ CARE_NS: Final = 10 * NS_PER_S
 RESEAL_NS: Final = 24 * 3_600 * NS_PER_S
 # An open bar may wait for its seal for this part of the log's retention.
 RETENTION_PARTS: Final = 8
+# A symbol whose newest bars have waited for this part of it gets no newer ones: it has ended.
+ENDED_PARTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,34 +248,49 @@ class PartitionMachine:
         self._clock.cared_ns = clock_ns
         known_ns = self._known(clock_ns)
         for number, stage in enumerate(self._stages):
-            oldest_ns = clock_ns - stage.preset.conformed_retention_ns // RETENTION_PARTS
-            self._seal_partial(number, oldest_ns, known_ns)
+            self._seal_partial(number, clock_ns, known_ns)
             for symbol, facts in stage.seals.items():
                 idle = clock_ns - facts.known_ns >= RESEAL_NS
                 if idle and facts.conformed_offset < stage.bound:
                     stage.reseal(symbol, known_ns)
         return self._step(None, ROLES[0], known_ns, clock_ns)
 
-    def _seal_partial(self, number: int, oldest_ns: int, known_ns: int) -> None:
-        """Move the frontier into the open block where a bar has waited since before `oldest_ns`."""
+    def _seal_partial(self, number: int, clock_ns: int, known_ns: int) -> None:
+        """Move the frontier into the open block where a bar waits for too long: to what is stable,
+        and past the newest bars of a symbol that seems to have ended, before the log forgets them.
+        """
         stage = self._stages[number]
-        state = stage.level.state
-        for symbol in range(int(state.reg[REG_SYMBOLS])):
-            frontier, stable = int(state.sym[symbol, S_FRONTIER]), int(state.sym[symbol, S_STABLE])
-            if frontier == UNSET or stable <= frontier:
+        sym = stage.level.state.sym
+        retention_ns = stage.preset.conformed_retention_ns
+        for symbol in range(int(stage.level.state.reg[REG_SYMBOLS])):
+            since_ns = self._waiting_since(stage, symbol)
+            if since_ns is None or since_ns >= clock_ns - retention_ns // RETENTION_PARTS:
                 continue
-            waiting = False
-            for slot in stage.level.slots_of(symbol):
-                # What lies before the frontier is sealed already.
-                cells = state.cells[slot, max(0, frontier - int(state.slot[slot, B_BLOCK])) :]
-                held = (cells[:, PRESENT] != 0) & (cells[:, OFFSET] >= 0)
-                waiting = waiting or bool((cells[held, KNOWN] < oldest_ns).any())
-            if not waiting:
+            target = int(sym[symbol, S_STABLE])
+            if number == 0 and since_ns < clock_ns - retention_ns // ENDED_PARTS:
+                target = max(target, int(sym[symbol, S_NEWEST]) + 1)
+            if target <= sym[symbol, S_FRONTIER]:
                 continue
-            state.sym[symbol, S_FRONTIER] = stable
-            state.sym[symbol, S_MOVED] = 1
+            sym[symbol, S_FRONTIER] = target
+            sym[symbol, S_STABLE] = max(int(sym[symbol, S_STABLE]), target)
+            sym[symbol, S_MOVED] = 1
             if number == 0:
-                self._push_frontier(symbol, stable, known_ns)
+                self._push_frontier(symbol, target, known_ns)
+
+    @staticmethod
+    def _waiting_since(stage: Stage, symbol: int) -> int | None:
+        """Known time of the oldest bar of a symbol that is only in the log."""
+        state = stage.level.state
+        frontier = int(state.sym[symbol, S_FRONTIER])
+        oldest: int | None = None
+        for slot in stage.level.slots_of(symbol):
+            # What lies before the frontier is sealed already.
+            cells = state.cells[slot, max(0, frontier - int(state.slot[slot, B_BLOCK])) :]
+            known = cells[(cells[:, PRESENT] != 0) & (cells[:, OFFSET] >= 0), KNOWN]
+            if len(known):
+                first = int(known.min())
+                oldest = first if oldest is None else min(oldest, first)
+        return oldest
 
     def _push_frontier(self, symbol: int, frontier: int, known_ns: int) -> None:
         for stage, ratio in zip(self._stages[1:], self._parent.level.ratios.tolist(), strict=True):

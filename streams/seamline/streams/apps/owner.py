@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -136,6 +137,7 @@ class Owner:
         self._failed_at: Mapping[str, int] | None = None
         self._wait_s = 0.0
         self._began_s = 0.0
+        self._ticked_s = 0.0
         self._behind_since: float | None = None
         self._task = asyncio.create_task(self._run(), name=f"owner {place}")
 
@@ -271,6 +273,9 @@ class Owner:
                 return Event.FAILED if self._breaks > BREAKS_MAX else Event.BROKEN
             if self._closing.is_set():
                 raise Closed
+            if self.beat_s - self._ticked_s >= self._settings.tick_s:
+                # By the clock, not by silence: heartbeats alone would keep it from ever coming.
+                await self._tick()
             work = self.inbox.next(self._rows_max)
             if work is None:
                 await self._idle()
@@ -286,12 +291,14 @@ class Owner:
         self._signal.clear()
         if not self.inbox.empty or self._cause or self._closing.is_set():
             return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._signal.wait(), self._settings.tick_s)
-        except TimeoutError:
-            done = await self._blocking(self._held.tick, self._clock_ns())
-            if done is not None:
-                self._settle(None, 0, done)
+
+    async def _tick(self) -> None:
+        self._ticked_s = time.monotonic()
+        done = await self._blocking(self._held.tick, self._clock_ns())
+        if done is not None:
+            self._settle(None, 0, done)
 
     async def _too_soon(self) -> bool:
         """Wait out the cadence so that more arrives for the same transaction."""

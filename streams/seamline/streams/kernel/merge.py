@@ -402,7 +402,8 @@ def _bar(
     symbol, cell = rows.cols[i, SYMBOL], rows.cols[i, CELL]
     derived = st.reg[REG_REPLACE] != 0
     k = cell - st.slot[slot, B_BLOCK]
-    if rows.cols[i, ORIGIN] == LIVE and not st.sym[symbol, S_LIVE]:
+    begins = rows.cols[i, ORIGIN] == LIVE and not st.sym[symbol, S_LIVE]
+    if begins:
         # From now on the watermark of the feed speaks for this symbol too; its seal says so.
         st.sym[symbol, S_LIVE] = 1
         st.sym[symbol, S_MOVED] = 1
@@ -415,6 +416,9 @@ def _bar(
         else:
             flags = _settle(st, rows, replaced, rank, i, slot, k, known, late)
         if flags < 0:
+            if begins:
+                _close_newest(st, child, ratios, rank, symbol, _final(st, symbol))
+                _advance(st, child, ratios, symbol)
             return
     else:
         _insert(st, rows, i, slot, k, known, -1 if late else bound)
@@ -547,8 +551,9 @@ def merge(
             slot = open_block(st, symbol, block)
         if event == CLAIM:
             # The frontier moves before the rows are routed: closed history costs blocks, not bars.
-            # Nothing is expected before the first bar, so the first claim may begin inside a block.
-            if cell <= st.sym[symbol, S_FRONTIER] or st.sym[symbol, S_FIRST] == UNSET:
+            # Nothing is expected before the first bar: a claim there may begin anywhere.
+            first = st.sym[symbol, S_FIRST]
+            if cell <= st.sym[symbol, S_FRONTIER] or first == UNSET or cell <= first:
                 _move_frontier(st, child, ratios, symbol, rows.cols[i, UNTIL])
             _claim(st, slot, cell, rows.cols[i, UNTIL])
             continue

@@ -29,6 +29,7 @@ from seamline.streams.kernel.level import (
     S_DONE,
     S_FIRST,
     S_FRONTIER,
+    S_LIVE,
     S_NEWEST,
     S_STABLE,
     SYMBOL,
@@ -105,7 +106,8 @@ def settle_newest(level: Level) -> None:
         newest = int(sym[S_NEWEST])
         for child, ratio in enumerate(level.ratios.tolist()):
             end = (newest // ratio + 1) * ratio
-            if newest + 1 == end or watermark >= end or int(sym[S_FRONTIER]) >= end:
+            heard = watermark if sym[S_LIVE] else UNSET
+            if newest + 1 == end or heard >= end or int(sym[S_FRONTIER]) >= end:
                 sym[S_DONE] |= 1 << child
 
 

@@ -82,7 +82,7 @@ def write_seal(level: Level, ledgers: dict[int, Ledger], symbol: int, bound: int
     `bound` is a lower bound of the log offsets that this batch will get.
     """
     state = level.state
-    frontier = int(state.sym[symbol, S_FRONTIER])
+    frontier, first = int(state.sym[symbol, S_FRONTIER]), int(state.sym[symbol, S_FIRST])
     blocks = []
     for slot in sorted(level.slots_of(symbol), key=lambda s: int(state.slot[s, B_BLOCK])):
         block = int(state.slot[slot, B_BLOCK])
@@ -91,7 +91,9 @@ def write_seal(level: Level, ledgers: dict[int, Ledger], symbol: int, bound: int
             continue
         cells = np.flatnonzero(state.cells[slot, : end - block, PRESENT])
         claim = _claim(level, slot, end)
-        if len(cells) or claim is not None:
+        # Before the first bar an empty answer is evidence; after it the ledger names the gap.
+        before_first = first == UNSET or block < first
+        if len(cells) or (claim is not None and before_first):
             blocks.append(BlockWrite(slot, block, cells, claim))
         state.slot[slot, B_DIRTY] = 0
         state.slot[slot, B_WRITTEN] = end
