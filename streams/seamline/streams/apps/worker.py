@@ -25,7 +25,7 @@ from seamline.connectors.metrics import Metrics, serve
 from seamline.connectors.world import World
 from seamline.presets.model import Preset
 from seamline.schemas.errors import TransportError, UsageError
-from seamline.streams.apps.arenas import bound_arenas
+from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
 from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
@@ -90,6 +90,7 @@ def run_worker(
     }
     for factory in factories.values():
         factory.warm()
+    search_cycles_seldom()
     metrics = Metrics()
     if settings.metrics_port is not None:
         told.scraped(serve(metrics, settings.metrics_port))
