@@ -18,7 +18,7 @@ from seamline.connectors.kafka.reader import Message
 from seamline.connectors.world import World
 
 PARTITIONS = 4
-SEEDS = range(20) if os.environ.get("SEAMLINE_SOAK") else range(3)
+SEEDS = range(20) if os.environ.get("SEAMLINE_SOAK") else range(1)
 
 
 class Copies:
