@@ -36,9 +36,9 @@ from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_time, parse_time
 from seamline.schemas.topics import LANDING_ROLES, topic_name
+from seamline.sdk import SeamStream, stitch
 from seamline.sdk.demo.children import Children
 from seamline.sdk.demo.follower import Follower, Kept
-from seamline.sdk import SeamStream, stitch
 from seamline.streams.kernel.seam_certificate import Certificate
 from seamline.streams.kernel.seam_events import Bar
 
