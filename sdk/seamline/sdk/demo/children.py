@@ -102,6 +102,10 @@ class Children:
         _close(child)
         return child.pid
 
+    def said(self, name: str, text: str) -> bool:
+        """Whether `text` is in what a child said on stderr."""
+        return text in self._log(name).read_text(errors="replace")
+
     def check(self) -> None:
         """Raises ContractError when a background child has ended by itself."""
         for name, child in self._running.items():
