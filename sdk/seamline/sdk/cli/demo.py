@@ -94,10 +94,10 @@ def show(outcome: Outcome) -> None:
         {
             "symbol": symbol,
             "history": kept.history.get(symbol, 0),
-            "seam": first.get(symbol, {}).get("frontier"),
+            "seam": _minute(first.get(symbol, {}).get("frontier")),
             "live": kept.live.get(symbol, 0),
             "late": kept.late.get(symbol, 0),
-            "newest": format_time(kept.newest_ns(symbol)),
+            "newest": _minute(format_time(kept.newest_ns(symbol))),
         }
         for symbol in outcome.plan.symbols
     ]
@@ -113,3 +113,8 @@ def show(outcome: Outcome) -> None:
     sys.stdout.write(certificate.summary() + "\n")
     sys.stdout.write(f"recomputed from Kafka alone: {outcome.verdict}\n")
     sys.stdout.write(f"{'proved' if outcome.ok else 'NOT proved'} in {outcome.elapsed_s:.1f} s\n")
+
+
+def _minute(time: str | None) -> str | None:
+    """A time without its seconds, so that the table fits a terminal."""
+    return None if time is None else f"{time[:16]}Z"
