@@ -488,3 +488,30 @@ def test_a_partition_may_begin_with_a_record_that_is_cut_off(world: World) -> No
     world.land("live", A.encode(), good[:-4])
     world.run("live")
     assert len(world.log.topics["seamline.ohlcv.test.spot.1m.quarantine"]) == 1
+
+
+def test_the_newest_bars_of_a_symbol_that_ended_are_sealed_before_the_log_forgets(
+    world: World,
+) -> None:
+    world.land_bars("live", bars(A, range(100)))
+    world.run("live")
+    for days, rows in ((2, 98), (8, 100)):
+        world.clock_ns = CLOCK_NS + days * 86_400 * 10**9
+        step = world.machine.tick(world.clock_ns)
+        assert step is not None
+        world.log.commit(world.machine, step)
+        (block,) = world.blocks().values()
+        assert len(block.columns) == rows
+    assert minute_of(world.seals()[A]["frontier_ns"]) == 100
+    world.check_seals(PARENT)
+
+
+def test_a_promise_of_the_future_goes_to_quarantine(world: World) -> None:
+    now = (CLOCK_NS - START_NS) // MINUTE_NS
+    start = now - now % 240
+    value = block_value(PARENT, A, start, [], start=start, through=start + 240)
+    world.land("backfill", A.encode(), value)
+    world.run("backfill")
+    (record,) = world.log.topics["seamline.ohlcv.test.spot.1m.quarantine"]
+    assert dict(record.headers)["seamline-reason"] == b"future_time"
+    assert world.seals() == {}
