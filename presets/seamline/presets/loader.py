@@ -392,31 +392,19 @@ def _check_derived(section: Section, preset: Preset, parent: Preset) -> None:
             fix=f"Give {parent.id} block_rows that are a multiple of "
             f"{preset.interval_ns // parent.interval_ns}",
         )
-    if preset.grid_origin_ns != parent.grid_origin_ns:
-        raise section.fault(
-            "grid_origin",
-            f"{parent.id} has another",
-            value=preset.grid_origin_ns,
-            fix="Remove it; a derived preset takes the parent's",
-        )
-    if preset.stabilization_bars != parent.stabilization_bars:
-        raise section.fault(
+    has = f"{parent.id} has"
+    for name, own, of_parent, message in (
+        ("grid_origin", preset.grid_origin_ns, parent.grid_origin_ns, f"{has} another"),
+        (
             "stabilization_bars",
-            f"{parent.id} has {parent.stabilization_bars}",
-            value=preset.stabilization_bars,
-            fix="Remove it; a derived preset takes the parent's",
-        )
-    if preset.partitions != parent.partitions:
-        raise section.fault(
-            "partitions",
-            f"{parent.id} has {parent.partitions}",
-            value=preset.partitions,
-            fix="Remove it; a derived preset takes the parent's",
-        )
-    if preset.calendar != parent.calendar:
-        raise section.fault(
-            "calendar",
-            f"{parent.id} has {parent.calendar}",
-            value=preset.calendar,
-            fix="Remove it; a derived preset takes the parent's",
-        )
+            preset.stabilization_bars,
+            parent.stabilization_bars,
+            f"{has} {parent.stabilization_bars}",
+        ),
+        ("partitions", preset.partitions, parent.partitions, f"{has} {parent.partitions}"),
+        ("calendar", preset.calendar, parent.calendar, f"{has} {parent.calendar}"),
+    ):
+        if own != of_parent:
+            raise section.fault(
+                name, message, value=own, fix="Remove it; a derived preset takes the parent's"
+            )

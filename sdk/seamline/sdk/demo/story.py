@@ -327,12 +327,13 @@ class _Story:
                     return False
         return True
 
-    def _open(self) -> SeamStream:
+    def _open(self, *, follow: bool = True) -> SeamStream:
         plan = self._plan
         return stitch(
             PRESET,
             plan.symbols,
             format_time(plan.history_start_ns),
+            follow=follow,
             on_gap=plan.on_gap,
             world=self._world,
             presets=self._presets,
@@ -378,7 +379,7 @@ class _Story:
         def sealed() -> bool:
             nonlocal kept
             kept = Kept()
-            with closing(self._open_finite()) as stream:
+            with closing(self._open(follow=False)) as stream:
                 for event in stream:
                     kept.take(event)
             assert kept.certificate is not None
@@ -387,18 +388,6 @@ class _Story:
 
         self._await(sealed, "the last full block is sealed")
         return kept
-
-    def _open_finite(self) -> SeamStream:
-        plan = self._plan
-        return stitch(
-            PRESET,
-            plan.symbols,
-            format_time(plan.history_start_ns),
-            follow=False,
-            on_gap=plan.on_gap,
-            world=self._world,
-            presets=self._presets,
-        )
 
     def _verify(self, certificate: Certificate) -> str:
         path = self._home / "certificate.json"
