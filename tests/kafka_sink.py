@@ -17,10 +17,10 @@ from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.codec import encode_conformed, encode_record
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     POSITION_KEY,

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from seamline.presets.model import Preset
 from seamline.schemas.codec import ConformedDecoder, encode_bars
 from seamline.schemas.codec_blocks import decode_block, encode_block
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS, Schema
 from seamline.schemas.fingerprint import block_digest, merkle_root
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import NS_PER_MS, NS_PER_S
 from seamline.schemas.topics import partition_of, topic_name
 from seamline.streams.apps.factory import OhlcvFactory
-from seamline.streams.apps.machine import PartitionMachine
-from seamline.streams.apps.memory_log import MemoryLog, MemoryRecord
-from seamline.streams.apps.protocol import Role, Step
+from seamline.streams.kernel.machine import PartitionMachine
+from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
+from seamline.streams.kernel.protocol import Role, Step
 
 MINUTE_NS = 60 * NS_PER_S
 IDS = {name: number + 10 for number, name in enumerate(SCHEMAS)}

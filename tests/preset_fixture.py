@@ -20,7 +20,7 @@ from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.world import World
 from seamline.presets import loader
-from seamline.presets.model import Preset
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS, parse_duration
 from seamline.schemas.topics import topic_name
 

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from kafka_sink import KafkaSink, fresh_seam_preset
 from log_writer import MINUTE, START, LogWriter, Record
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time
 from seamline.schemas.topics import partition_of, topic_name
 from seamline.sdk import Event, SeamStream, stitch

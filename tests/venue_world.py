@@ -23,8 +23,8 @@ from seamline.connectors.venues.simulated_market import MarketSettings
 from seamline.connectors.venues.simulator import SimulatorConfig, VenueSimulator
 from seamline.connectors.venues.venue_faults import parse_faults
 from seamline.connectors.world import World
-from seamline.presets.model import BackfillSource, LiveFeed, Preset
 from seamline.schemas.codec import BarDecoder
+from seamline.schemas.preset import BackfillSource, LiveFeed, Preset
 from seamline.schemas.topics import HEADER_WATERMARK_NS, topic_name
 
 MIN_NS = 60_000_000_000

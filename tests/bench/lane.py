@@ -26,8 +26,8 @@ from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
 from seamline.connectors.kafka.reader import read_range
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.errors import TransportError
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import topic_name
 
 TESTS = Path(__file__).parent.parent

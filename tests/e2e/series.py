@@ -21,7 +21,7 @@ from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
 from seamline.connectors.kafka.reader import Message, read_range
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import partition_of_key, topic_name
 
 SESSION_S = 6.0

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import POSITION_KEY, topic_name
-from seamline.streams.apps.protocol import (
+from seamline.streams.kernel.protocol import (
     ROLES,
     STEP_ROWS_MAX,
     Batch,

@@ -6,7 +6,7 @@ import uuid
 
 from seamline.connectors.kafka.admin import Admin, TopicSettings
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.presets.model import Preset
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import ROLES, topic_name
 
 COMPACTED = {"cleanup.policy": "compact"}

@@ -19,11 +19,11 @@ from seamline.connectors.venues.binance import BinanceEndpoints, BinanceRest, Re
 from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.venues.weight_limit import WeightRules
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import REST_FRESH, REST_SETTLED, Block
 from seamline.schemas.errors import TransportError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time
 from seamline.schemas.topics import partition_of
 from seamline.streams.kernel.chunks import RetryPolicy

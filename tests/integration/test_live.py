@@ -16,8 +16,8 @@ from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulated_market import MarketSettings
 from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.errors import UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import partition_of
 from seamline.streams.kernel.feed import FeedLimits
 from venue_world import (

@@ -22,8 +22,8 @@ from seamline.connectors.live_records import DeliveryError, compile_codec
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.errors import ContractError
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import (
     HEADER_FIRST_FAILURE_NS,

@@ -13,8 +13,8 @@ from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.world import World
 from seamline.schemas.topics import POSITION_KEY, topic_name
 from seamline.streams.apps.owner import OwnerSettings
-from seamline.streams.apps.protocol import PartitionReader
 from seamline.streams.apps.tenure import Place
+from seamline.streams.kernel.protocol import PartitionReader
 
 FULL = OwnerSettings(chunks_max=4, rows_max=1)
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from preset_fixture import FreshPreset, MakePreset
 from seamline.connectors.kafka import topics
 from seamline.connectors.kafka.admin import Admin
-from seamline.presets.model import Preset
 from seamline.schemas.errors import ContractError
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import ROLES, topic_name
 from seamline.sdk.cli.main import app
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from machine_world import IDS, MINUTE_NS, START_NS, SYMBOLS, World, minute_of, preset
-from seamline.presets.model import Preset
 from seamline.schemas.codec import ConformedDecoder, encode_bars
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import PARTIAL, BarColumns, Block, ConformedColumns
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import topic_name
-from seamline.streams.apps.protocol import Role
+from seamline.streams.kernel.protocol import Role
 from seamline.streams.kernel.seal import missing_runs
 
 HOUR_NS = 3_600 * NS_PER_S

@@ -9,7 +9,7 @@ import pytest
 
 from seamline.streams.apps.chunk import RECORD_OVERHEAD_BYTES, Chunk, size_of
 from seamline.streams.apps.inbox import Budget, Inbox, Verdict
-from seamline.streams.apps.protocol import Record, Role
+from seamline.streams.kernel.protocol import Record, Role
 
 
 @dataclass(frozen=True, slots=True)

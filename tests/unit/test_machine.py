@@ -31,7 +31,7 @@ from seamline.schemas.codec import encode_bars
 from seamline.schemas.columns import COMPLETED, CONFIRMED, PARTIAL, PROVISIONAL, SNAPPED, SUSPECT
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import partition_of
-from seamline.streams.apps.protocol import Role
+from seamline.streams.kernel.protocol import Role
 
 A = SYMBOLS[0]
 

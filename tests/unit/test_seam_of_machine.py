@@ -13,10 +13,10 @@ import machine_world
 from log_writer import MemorySink, Record, Row
 from machine_world import IDS, START_NS, SYMBOLS, World, block_value
 from paper_reader import Cut, PaperReader
-from seamline.presets.model import Preset
 from seamline.schemas.codec import ConformedDecoder, decode_record
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import CONTENT_FIELDS, ConformedColumns
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.schemas.topics import parse_gap_key, topic_name
 from seamline.streams.kernel.seam import GapFacts, OnGap, Request, SealFacts, unexplained_error

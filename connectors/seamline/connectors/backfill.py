@@ -27,12 +27,12 @@ from seamline.connectors.kafka.faults import FencedError
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.kafka.reader import read_range
 from seamline.connectors.venues.binance import KlinePage, VenueSymbol
-from seamline.presets.model import Preset
 from seamline.schemas.codec import decode_record, encode_block, encode_record
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import SeamlineError, TransportError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     HEADER_FIRST_FAILURE_NS,

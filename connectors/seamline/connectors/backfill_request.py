@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from seamline.presets.model import Preset
 from seamline.presets.sources import require_available
 from seamline.schemas.errors import UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time, parse_time
 from seamline.streams.kernel.chunks import Grid
 

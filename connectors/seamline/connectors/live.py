@@ -28,9 +28,9 @@ from seamline.connectors.venues.binance import (
     RestRules,
     VenueSymbol,
 )
-from seamline.presets.model import Preset
 from seamline.presets.sources import require_available
 from seamline.schemas.errors import UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_duration, format_time
 from seamline.streams.kernel.feed import BarFeed, FeedBar, FeedLimits
 

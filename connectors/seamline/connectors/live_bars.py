@@ -19,9 +19,9 @@ from seamline.connectors.live_records import LivePublisher, bars_of
 from seamline.connectors.live_socket import VenueLink, retry_after_s
 from seamline.connectors.venues.binance import PAGE_ROWS_MAX, BinanceRest, KlinePage, VenueSymbol
 from seamline.connectors.venues.binance_parse import INTERVALS, Frame, KlineFrame, Malformed
-from seamline.presets.model import Preset
 from seamline.schemas.columns import WS_CLOSED
 from seamline.schemas.errors import TransportError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.streams.kernel.feed import BarFeed, FeedBar, Hole, Ladder
 

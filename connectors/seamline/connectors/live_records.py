@@ -22,11 +22,11 @@ from seamline.connectors.kafka.admin import TP, Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.producer import Headers, IdempotentProducer
 from seamline.connectors.kafka.reader import Message, read_range
-from seamline.presets.model import Preset
 from seamline.schemas.codec import BarDecoder, encode_bars, schema_ids
 from seamline.schemas.columns import BarColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record, encode_record
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,

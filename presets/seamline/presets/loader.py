@@ -18,8 +18,8 @@ from typing import Final
 
 from seamline.presets import sources
 from seamline.presets.document import Section, not_readable, parse, suggestion
-from seamline.presets.model import BackfillSource, LiveFeed, Preset
 from seamline.schemas.errors import SeamlineError, UsageError
+from seamline.schemas.preset import BackfillSource, LiveFeed, Preset
 from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_duration, parse_duration, parse_time
 
 FILE_VARIABLE: Final = "SEAMLINE_PRESETS_FILE"

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from seamline.connectors.world import World
 from seamline.presets import loader
-from seamline.presets.model import Preset
 from seamline.schemas.columns import ConformedColumns
 from seamline.schemas.errors import ContractError, TransportError, UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.sdk.seam_snapshot import AGAIN_S, SETTLE_S, SnapshotReader, unsettled_error
 from seamline.sdk.seam_source import SeamSource

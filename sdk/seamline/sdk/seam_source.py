@@ -16,12 +16,12 @@ import numpy as np
 from seamline.connectors.kafka.admin import TP, Admin, Isolation
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.reader import Message, Tail, read_range
-from seamline.presets.model import Preset
 from seamline.schemas.codec import ConformedDecoder, decode_record
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     parse_gap_key,

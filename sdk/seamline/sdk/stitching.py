@@ -22,9 +22,9 @@ from typing import Final, Self
 
 from seamline.connectors.world import World
 from seamline.presets import loader
-from seamline.presets.model import Preset
 from seamline.schemas.columns import ConformedColumns
 from seamline.schemas.errors import UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time, parse_duration, parse_time
 from seamline.sdk.seam_engine import SeamEngine
 from seamline.sdk.seam_source import SeamSource

@@ -13,8 +13,8 @@ from typing import Final
 
 from seamline.connectors.kafka.admin import Admin, TopicSettings
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.presets.model import Preset
 from seamline.schemas.errors import ContractError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.schemas.topics import (
     AUDIT_TOPIC,

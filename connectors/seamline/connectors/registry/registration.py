@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Final
 
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.presets.model import Preset
 from seamline.schemas.contract import (
     NONE,
     SCHEMAS,
@@ -25,6 +24,7 @@ from seamline.schemas.contract import (
     subject_rules,
 )
 from seamline.schemas.errors import ContractError
+from seamline.schemas.preset import Preset
 from seamline.schemas.topics import LANDING_ROLES, subject_of, topic_name
 
 CANARY_LEVEL: Final = NONE

@@ -6,18 +6,17 @@ entries and the offset the index is good for commit together; a file of another 
 later offset than the topic has is emptied. Must not know: what is in a block beyond the columns of
 the table.
 
-Staged entries (of a transaction that is still open) are seen by every query, and become rows with
-their offsets in `commit`; an owner whose commit failed throws the index object away.
+Staged entries become rows with their offsets in `commit`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from seamline.schemas.errors import TransportError
+from seamline.streams.kernel.block_index import Entry
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS block (
@@ -35,25 +34,10 @@ CREATE TABLE IF NOT EXISTS good_for (
 );
 """
 _FORMAT = 1
-STAGED = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One block. `[claim_start_ns, claim_end_ns)` is the part that a source was asked for (empty:
-    none); `offset` is STAGED until its transaction is committed."""
-
-    symbol: str
-    start_ns: int
-    digest: bytes
-    rows: int
-    claim_start_ns: int
-    claim_end_ns: int
-    offset: int = STAGED
-
-
-class BlockIndex:
-    """The index of one partition. One thread at a time."""
+class SqliteIndex:
+    """`streams.kernel.block_index.BlockIndex` in a file. One thread at a time."""
 
     def __init__(self, path: Path, topic: str) -> None:
         """Opens or makes the file; one that is broken or of another topic starts empty."""

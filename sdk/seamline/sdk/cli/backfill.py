@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from seamline.connectors.backfill import Planned
     from seamline.connectors.world import World
-    from seamline.presets.model import Preset
+    from seamline.schemas.preset import Preset
 
 REST_VARIABLE = "SEAMLINE_BINANCE_REST_URL"
 

@@ -16,7 +16,7 @@ from seamline.schemas.errors import UsageError
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows
 
 if TYPE_CHECKING:
-    from seamline.presets.model import Preset
+    from seamline.schemas.preset import Preset
 
 LIST_COLUMNS = ("preset", "interval", "partitions", "backfill", "live", "derive_from")
 CHECK_COLUMNS = ("key", "ok", "line", "fault", "fix")

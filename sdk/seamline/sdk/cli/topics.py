@@ -17,7 +17,7 @@ from seamline.sdk.cli.stack import DirOption
 
 if TYPE_CHECKING:
     from seamline.connectors.kafka.topics import TopicDifference
-    from seamline.presets.model import Preset
+    from seamline.schemas.preset import Preset
 
 PLAN_COLUMNS = ("topic", "field", "have", "want", "apply")
 APPLY_COLUMNS = ("topic", "done", "field", "have", "want")

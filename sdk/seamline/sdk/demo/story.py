@@ -30,9 +30,9 @@ from seamline.connectors.venues.binance import BinanceEndpoints, BinanceRest
 from seamline.connectors.venues.file_market import read_rows
 from seamline.connectors.world import World
 from seamline.presets import loader
-from seamline.presets.model import Preset
 from seamline.schemas.columns import PRICE_FIELDS
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_time, parse_time
 from seamline.schemas.topics import LANDING_ROLES, topic_name

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from seamline.streams.apps.protocol import Record
+from seamline.streams.kernel.protocol import Record
 
 # What the interpreter keeps for a record beside its bytes: bounds are of memory, not of wire bytes.
 RECORD_OVERHEAD_BYTES: Final = 450

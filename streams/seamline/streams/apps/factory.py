@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,22 +16,24 @@ import numpy as np
 
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import ensure_registered
+from seamline.connectors.stores.block_index import SqliteIndex
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS, Schema, by_text
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import partition_of, subject_of, topic_name
-from seamline.streams.apps.intake import Resolve
-from seamline.streams.apps.machine import PartitionMachine
-from seamline.streams.apps.memory_log import MemoryLog, MemoryRecord
-from seamline.streams.apps.protocol import ROLES, MachineFactory, PartitionReader
-from seamline.streams.apps.rebuild import Setting, rebuild
 from seamline.streams.apps.trades import TradesFactory
+from seamline.streams.kernel.block_index import BlockIndex, MemoryIndex
+from seamline.streams.kernel.intake import Resolve
+from seamline.streams.kernel.machine import PartitionMachine
+from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
+from seamline.streams.kernel.protocol import ROLES, MachineFactory, PartitionReader
+from seamline.streams.kernel.rebuild import Setting, rebuild
 from seamline.streams.kernel.validate import CANARY, STRICT
 
 IDS_KNOWN_MAX = 10_000
@@ -111,7 +112,10 @@ class OhlcvFactory:
         owner: str,
         directory: Path,
     ) -> None:
-        self._setting = Setting(preset, derived, ids, resolve, mode, owner, directory)
+        def open_index(preset_id: str, partition: int, topic: str) -> BlockIndex:
+            return SqliteIndex(directory / "index" / preset_id / f"{partition}.sqlite", topic)
+
+        self._setting = Setting(preset, derived, ids, resolve, mode, owner, open_index)
 
     def rebuild(self, reader: PartitionReader) -> PartitionMachine:
         return rebuild(self._setting, reader)
@@ -128,22 +132,21 @@ class OhlcvFactory:
         """Compile every kernel by running a few bars through a machine of its own: flat, as a
         block, late, revised, and back from the log."""
         setting = self._setting
-        with tempfile.TemporaryDirectory() as directory:
-            scratch = replace(
-                setting,
-                resolve=lambda number: SCHEMAS[_WARM_SCHEMAS[number]],
-                directory=Path(directory),
-            )
-            symbol = _symbol_of_partition_0(setting.preset.partitions)
-            log = MemoryLog(0)
-            machine = rebuild(scratch, log)
-            for bars, source in ((3 * setting.preset.block_rows, 1), (10, 0)):
-                records = _warm_bars(setting.preset, symbol, bars, source)
-                log.commit(machine, machine.step("live", records, 0, _WARM_CLOCK_NS))
-            records = _warm_block(setting.preset, symbol)
-            log.commit(machine, machine.step("backfill", records, 0, _WARM_CLOCK_NS))
-            machine.close()
-            rebuild(scratch, log).close()
+        scratch = replace(
+            setting,
+            resolve=lambda number: SCHEMAS[_WARM_SCHEMAS[number]],
+            open_index=lambda *_: MemoryIndex(),
+        )
+        symbol = _symbol_of_partition_0(setting.preset.partitions)
+        log = MemoryLog(0)
+        machine = rebuild(scratch, log)
+        for bars, source in ((3 * setting.preset.block_rows, 1), (10, 0)):
+            records = _warm_bars(setting.preset, symbol, bars, source)
+            log.commit(machine, machine.step("live", records, 0, _WARM_CLOCK_NS))
+        records = _warm_block(setting.preset, symbol)
+        log.commit(machine, machine.step("backfill", records, 0, _WARM_CLOCK_NS))
+        machine.close()
+        rebuild(scratch, log).close()
 
 
 _WARM_SCHEMAS = {1: "bar", 2: "bar_block"}

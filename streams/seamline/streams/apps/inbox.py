@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from seamline.streams.apps.chunk import Chunk
-from seamline.streams.apps.protocol import ROLES, Record, Role
+from seamline.streams.kernel.protocol import ROLES, Record, Role
 
 CHUNKS_MAX: Final = 32
 BYTES_MAX: Final = 64 * 2**20

@@ -30,7 +30,7 @@ from faust.types import TP
 from seamline.connectors.kafka import fetching
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.streams.apps.chunk import Chunk, size_of
-from seamline.streams.apps.protocol import Record
+from seamline.streams.kernel.protocol import Record
 
 SCHEME: Final = "seamline"
 FETCH: Final = fetching.FetchSettings()

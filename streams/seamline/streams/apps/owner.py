@@ -33,8 +33,8 @@ from seamline.streams.apps.owner_states import (
     State,
     transition,
 )
-from seamline.streams.apps.protocol import ROLES, STEP_ROWS_MAX, MachineFactory, Role
 from seamline.streams.apps.tenure import Done, Place, Tenure
+from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, MachineFactory, Role
 
 T = TypeVar("T")
 TP = tuple[str, int]

@@ -22,8 +22,8 @@ from faust.types import TP
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.metrics import TROUBLES, Metrics
-from seamline.presets.model import Preset
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import topic_name
 from seamline.streams.apps import lane
@@ -31,8 +31,8 @@ from seamline.streams.apps.chunk import Chunk
 from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import Owner, OwnerSettings
 from seamline.streams.apps.owner_states import Event, State
-from seamline.streams.apps.protocol import ROLES, MachineFactory, Role
 from seamline.streams.apps.tenure import Done, Place
+from seamline.streams.kernel.protocol import ROLES, MachineFactory, Role
 
 log = logging.getLogger(__name__)
 

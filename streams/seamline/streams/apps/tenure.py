@@ -21,7 +21,7 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.schemas.errors import ContractError
-from seamline.streams.apps.protocol import ROLES, Machine, MachineFactory, Record, Role, Step
+from seamline.streams.kernel.protocol import ROLES, Machine, MachineFactory, Record, Role, Step
 
 INIT_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 15.0

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from seamline.presets.model import Preset
 from seamline.schemas.codec import schema_ids
 from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record, encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import POSITION_KEY, partition_of, subject_of, topic_name
-from seamline.streams.apps.intake import (
+from seamline.streams.kernel.intake import (
     CLOCK_SKEW_NS,
     KEY_MISMATCH,
     NULL_VALUE,
@@ -33,7 +33,7 @@ from seamline.streams.apps.intake import (
     quarantine_batch,
     watermark_of,
 )
-from seamline.streams.apps.protocol import (
+from seamline.streams.kernel.protocol import (
     ROLES,
     STEP_ROWS_MAX,
     Batch,
@@ -42,7 +42,7 @@ from seamline.streams.apps.protocol import (
     Role,
     Step,
 )
-from seamline.streams.apps.stage import fingerprint_header
+from seamline.streams.kernel.stage import fingerprint_header
 from seamline.streams.kernel.validate import CANARY, STRICT
 
 COMMIT_NS: Final = NS_PER_S

@@ -21,7 +21,7 @@ from seamline.schemas.errors import SeamlineError, TransportError
 from seamline.streams.apps.blocking import BlockingThread
 from seamline.streams.apps.owner import Owner
 from seamline.streams.apps.owner_states import State
-from seamline.streams.apps.protocol import ROLES, Role
+from seamline.streams.kernel.protocol import ROLES, Role
 
 log = logging.getLogger(__name__)
 

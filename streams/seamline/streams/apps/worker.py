@@ -23,14 +23,14 @@ from typing import Final, TypeAlias
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.metrics import Metrics, serve
 from seamline.connectors.world import World
-from seamline.presets.model import Preset
 from seamline.schemas.errors import TransportError, UsageError
+from seamline.schemas.preset import Preset
 from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
 from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
-from seamline.streams.apps.protocol import MachineFactory
 from seamline.streams.apps.watch import Watch
+from seamline.streams.kernel.protocol import MachineFactory
 
 log = logging.getLogger(__name__)
 

@@ -10,19 +10,17 @@ that a seal names (or from its beginning where there is no seal).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from seamline.connectors.stores.block_index import BlockIndex, Entry
-from seamline.presets.model import Preset
 from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import I8, SOURCES, ConformedColumns
 from seamline.schemas.errors import ContractError
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import (
     parse_gap_key,
@@ -30,11 +28,9 @@ from seamline.schemas.topics import (
     parse_symbol_key,
     topic_name,
 )
-from seamline.streams.apps.intake import Intake, Resolve
-from seamline.streams.apps.machine import PartitionMachine
-from seamline.streams.apps.protocol import PartitionReader, Stored
-from seamline.streams.apps.stage import SLOTS_STEP, Stage, SymbolSeal, cells_of_columns
+from seamline.streams.kernel.block_index import BlockIndex, Entry
 from seamline.streams.kernel.coverage import Coverage
+from seamline.streams.kernel.intake import Intake, Resolve
 from seamline.streams.kernel.level import (
     CELL,
     OFFSET,
@@ -49,6 +45,8 @@ from seamline.streams.kernel.level import (
     Rows,
     Written,
 )
+from seamline.streams.kernel.machine import PartitionMachine
+from seamline.streams.kernel.protocol import PartitionReader, Stored
 from seamline.streams.kernel.restore import (
     FINISHED,
     SLOTS,
@@ -58,6 +56,7 @@ from seamline.streams.kernel.restore import (
     settle_newest,
 )
 from seamline.streams.kernel.seal import Ledger
+from seamline.streams.kernel.stage import SLOTS_STEP, Stage, SymbolSeal, cells_of_columns
 
 NO_POSITION: Final = {
     "live_offset": 0,
@@ -70,7 +69,8 @@ NO_POSITION: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all machines of one preset share. `ids`: schema name -> registry id."""
+    """What all machines of one preset share. `ids`: schema name -> registry id; `open_index`:
+    the block index of (preset id, partition, storage topic)."""
 
     preset: Preset
     derived: tuple[Preset, ...]
@@ -78,7 +78,7 @@ class Setting:
     resolve: Resolve
     mode: str
     owner: str
-    directory: Path
+    open_index: Callable[[str, int, str], BlockIndex]
 
 
 def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
@@ -141,8 +141,7 @@ def _stage(
     elif watermark_ns is not None:
         level.state.reg[REG_WATERMARK] = preset.cell_of(watermark_ns)
     storage = topic_name(preset.id, "storage")
-    path = setting.directory / "index" / preset.id / f"{reader.partition}.sqlite"
-    index = BlockIndex(path, storage)
+    index = setting.open_index(preset.id, reader.partition, storage)
     try:
         _advance_index(index, storage, reader)
         stage = Stage(

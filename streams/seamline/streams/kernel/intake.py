@@ -16,13 +16,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from seamline.presets.model import Preset
 from seamline.schemas.codec import REASONS, BarDecoder, schema_ids
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import BACKFILL, I8, LIVE, BarColumns, Block, Bool
 from seamline.schemas.contract import Schema
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import (
     HEADER_DETAIL,
@@ -35,7 +35,6 @@ from seamline.schemas.topics import (
     partition_of,
     topic_name,
 )
-from seamline.streams.apps.protocol import Batch, Header, Record, Role
 from seamline.streams.kernel.level import (
     BLOCK_BAR,
     BLOCK_END,
@@ -50,6 +49,7 @@ from seamline.streams.kernel.level import (
     Level,
     Rows,
 )
+from seamline.streams.kernel.protocol import Batch, Header, Record, Role
 from seamline.streams.kernel.validate import FUTURE_TIME, RULES, first_rule, judged, outcome
 
 # A closed bar cannot close in the future; clocks of a venue and an owner differ by less than this.

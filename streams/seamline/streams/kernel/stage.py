@@ -15,13 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from seamline.connectors.stores.block_index import BlockIndex, Entry
-from seamline.presets.model import Preset
 from seamline.schemas.codec import encode_conformed
 from seamline.schemas.codec_blocks import decode_block, encode_block
 from seamline.schemas.columns import F8, I8, PRICE_FIELDS, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.fingerprint import block_digest, group_of, merkle_group, merkle_top
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import encode_record
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
@@ -31,8 +30,8 @@ from seamline.schemas.topics import (
     symbol_key,
     topic_name,
 )
-from seamline.streams.apps.intake import QUARANTINED
-from seamline.streams.apps.protocol import Batch, Header, Want
+from seamline.streams.kernel.block_index import BlockIndex, Entry
+from seamline.streams.kernel.intake import QUARANTINED
 from seamline.streams.kernel.level import (
     B_BLOCK,
     B_CLAIM_END,
@@ -68,6 +67,7 @@ from seamline.streams.kernel.level import (
     Written,
 )
 from seamline.streams.kernel.merge import DONE, NEED_BLOCK, NEED_SLOT, merge
+from seamline.streams.kernel.protocol import Batch, Header, Want
 from seamline.streams.kernel.seal import (
     BlockWrite,
     Ledger,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seamline.schemas.errors import ContractError
-from seamline.streams.apps.protocol import Header, Machine, Step, Stored
+from seamline.streams.kernel.protocol import Header, Machine, Step, Stored
 
 
 @dataclass(frozen=True, slots=True)
