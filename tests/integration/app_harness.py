@@ -18,11 +18,11 @@ from seamline.connectors.metrics import Metrics
 from seamline.connectors.world import World
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import topic_name
-from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import OwnerSettings
-from seamline.streams.apps.owner_states import State
 from seamline.streams.apps.preset_app import AppSettings, PresetApp
 from seamline.streams.apps.worker import end_apps, run_app
+from seamline.streams.kernel.inbox import Budget
+from seamline.streams.kernel.owner_states import State
 from seamline.streams.kernel.protocol import MachineFactory
 
 READY_S = 30.0

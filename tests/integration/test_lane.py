@@ -18,9 +18,9 @@ from seamline.connectors.kafka import fetching
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.world import World
 from seamline.schemas.errors import ContractError
-from seamline.streams.apps.chunk import Chunk
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import PresetApp
+from seamline.streams.kernel.chunk import Chunk
 
 MANY = 3_000
 EAGER = OwnerSettings(lost_s=0.5, tick_s=0.2)

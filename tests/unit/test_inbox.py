@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from seamline.streams.apps.chunk import RECORD_OVERHEAD_BYTES, Chunk, size_of
-from seamline.streams.apps.inbox import Budget, Inbox, Verdict
+from seamline.streams.kernel.chunk import RECORD_OVERHEAD_BYTES, Chunk, size_of
+from seamline.streams.kernel.inbox import Budget, Inbox, Verdict
 from seamline.streams.kernel.protocol import Record, Role
 
 

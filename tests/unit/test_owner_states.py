@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seamline.streams.apps.owner_states import (
+from seamline.streams.kernel.owner_states import (
     DROPS_CHUNKS,
     DROPS_MACHINE,
     TRANSITIONS,

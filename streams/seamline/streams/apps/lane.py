@@ -29,7 +29,7 @@ from faust.types import TP
 
 from seamline.connectors.kafka import fetching
 from seamline.schemas.errors import ContractError, TransportError
-from seamline.streams.apps.chunk import Chunk, size_of
+from seamline.streams.kernel.chunk import Chunk, size_of
 from seamline.streams.kernel.protocol import Record
 
 SCHEME: Final = "seamline"

@@ -24,16 +24,16 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.schemas.errors import SeamlineError
 from seamline.streams.apps.blocking import BlockingThread
-from seamline.streams.apps.chunk import Chunk
-from seamline.streams.apps.inbox import BYTES_MAX, CHUNKS_MAX, Budget, Inbox, Verdict
-from seamline.streams.apps.owner_states import (
+from seamline.streams.apps.tenure import Done, Place, Tenure
+from seamline.streams.kernel.chunk import Chunk
+from seamline.streams.kernel.inbox import BYTES_MAX, CHUNKS_MAX, Budget, Inbox, Verdict
+from seamline.streams.kernel.owner_states import (
     DROPS_CHUNKS,
     DROPS_MACHINE,
     Event,
     State,
     transition,
 )
-from seamline.streams.apps.tenure import Done, Place, Tenure
 from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, MachineFactory, Role
 
 T = TypeVar("T")

@@ -27,11 +27,11 @@ from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import topic_name
 from seamline.streams.apps import lane
-from seamline.streams.apps.chunk import Chunk
-from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import Owner, OwnerSettings
-from seamline.streams.apps.owner_states import Event, State
 from seamline.streams.apps.tenure import Done, Place
+from seamline.streams.kernel.chunk import Chunk
+from seamline.streams.kernel.inbox import Budget
+from seamline.streams.kernel.owner_states import Event, State
 from seamline.streams.kernel.protocol import ROLES, MachineFactory, Role
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from seamline.connectors.metrics import Metrics
 from seamline.schemas.errors import SeamlineError, TransportError
 from seamline.streams.apps.blocking import BlockingThread
 from seamline.streams.apps.owner import Owner
-from seamline.streams.apps.owner_states import State
+from seamline.streams.kernel.owner_states import State
 from seamline.streams.kernel.protocol import ROLES, Role
 
 log = logging.getLogger(__name__)

@@ -26,10 +26,10 @@ from seamline.connectors.world import World
 from seamline.schemas.errors import TransportError, UsageError
 from seamline.schemas.preset import Preset
 from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
-from seamline.streams.apps.inbox import Budget
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
 from seamline.streams.apps.watch import Watch
+from seamline.streams.kernel.inbox import Budget
 from seamline.streams.kernel.protocol import MachineFactory
 
 log = logging.getLogger(__name__)

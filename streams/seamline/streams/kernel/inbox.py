@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from seamline.streams.apps.chunk import Chunk
+from seamline.streams.kernel.chunk import Chunk
 from seamline.streams.kernel.protocol import ROLES, Record, Role
 
 CHUNKS_MAX: Final = 32
