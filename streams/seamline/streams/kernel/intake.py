@@ -44,13 +44,22 @@ from seamline.streams.kernel.level import (
     FLAGS,
     HEARTBEAT,
     ORIGIN,
+    S_NEWEST,
     SYMBOL,
+    UNSET,
     UNTIL,
     Level,
     Rows,
 )
 from seamline.streams.kernel.protocol import Batch, Header, Record, Role
-from seamline.streams.kernel.validate import FUTURE_TIME, RULES, first_rule, judged, outcome
+from seamline.streams.kernel.validate import (
+    FUTURE_TIME,
+    RULES,
+    disorder,
+    first_rule,
+    judged,
+    outcome,
+)
 
 # A closed bar cannot close in the future; clocks of a venue and an owner differ by less than this.
 CLOCK_SKEW_NS: Final = 10 * NS_PER_S
@@ -67,6 +76,7 @@ TOO_MANY_SYMBOLS: Final = "too_many_symbols"
 
 # Beside the rules: rows of a symbol that went to quarantine.
 QUARANTINED: Final = "quarantined"
+OUT_OF_ORDER: Final = "out_of_order"
 
 # What a record is.
 REFUSED, FLAT, BLOCK, BEAT = range(4)
@@ -109,6 +119,8 @@ class Taken:
     previews: int = 0
     heartbeats: int = 0
     bars: int = 0
+    # (symbol id, open time) of the rows that could be timed, dropped ones too, and where they came.
+    arrivals: list[tuple[I8, I8, NDArray[np.intp]]] = field(default_factory=list)
 
     def rows(self) -> Rows:
         return Rows.concat(self.parts) if self.parts else Rows.empty(0)
@@ -128,6 +140,8 @@ class Intake:
         self._decoder = BarDecoder()
         # Symbol number of the decoder -> of the level; -1: belongs to another partition.
         self._ids = np.empty(0, np.int64)
+        # Largest open time that arrived, by symbol of the level.
+        self._latest = np.empty(0, np.int64)
 
     def take(
         self, role: Role, records: Sequence[Record], start: int, rows_max: int, clock_ns: int
@@ -153,12 +167,32 @@ class Intake:
             if kinds[at] == BEAT:
                 self._heartbeat(part[at], taken, clock_ns)
                 continue
-            block = self._block(part[at], taken, clock_ns)
+            block = self._block(part[at], at, taken, clock_ns)
             if block is not None:
                 taken.parts.append(block)
         if len(positions) > done:
             taken.parts.append(Rows(rows.cols[done:], rows.vals[done:]))
+        self._order(taken)
         return taken
+
+    def _order(self, taken: Taken) -> None:
+        """Count the rows that are out of order, by arrival and exact time. After a restart the
+        newest bar that was accepted is the largest time."""
+        if not taken.arrivals:
+            return
+        level, preset = self._level, self._preset
+        newest = level.state.sym[len(self._latest) : len(level.symbols), S_NEWEST]
+        times_ns = newest * preset.interval_ns + preset.grid_origin_ns
+        fresh = np.where(newest == UNSET, -I64_END, times_ns)
+        self._latest = np.concatenate([self._latest, fresh])
+        symbols, times, places = (
+            np.concatenate(part) for part in zip(*taken.arrivals, strict=True)
+        )
+        order = np.argsort(places, kind="stable")
+        late = np.zeros(len(self._latest), np.int64)
+        disorder(symbols[order], times[order], self._latest, late)
+        for symbol in np.flatnonzero(late).tolist():
+            taken.findings[symbol, OUT_OF_ORDER] += int(late[symbol])
 
     def _kinds(self, part: Sequence[Record], ids: I8) -> NDArray[np.uint8]:
         """What each record is, by its writer schema."""
@@ -239,7 +273,11 @@ class Intake:
         wrong_key = np.zeros(len(records), bool)
         if keys != expected:
             wrong_key[:] = [a != b for a, b in zip(keys, expected, strict=True)]
-        good = decoded.ok & ~blocked & ~wrong_key & (ids >= 0)
+        timed = decoded.ok & ~wrong_key & (ids >= 0)
+        good = timed & ~blocked
+        # A bar of the future has no time to believe, a preview is not the bar.
+        timed &= decoded.columns.closed & (rules & FUTURE_TIME == 0)
+        taken.arrivals.append((ids[timed], decoded.columns.open_time_ns[timed], places[timed]))
         keep = good & decoded.columns.closed
         taken.previews += int(np.count_nonzero(good & ~decoded.columns.closed))
         taken.bars += int(np.count_nonzero(keep))
@@ -304,7 +342,7 @@ class Intake:
                 if rules[at] & bit:
                     taken.findings[int(ids[at]), name] += 1
 
-    def _block(self, record: Record, taken: Taken, clock_ns: int) -> Rows | None:
+    def _block(self, record: Record, place: int, taken: Taken, clock_ns: int) -> Rows | None:
         """Rows of one block message: its claim, its bars, its end."""
         try:
             block = decode_block(record.value or b"")
@@ -331,6 +369,9 @@ class Intake:
             detail = f"{int(blocked.sum())} of {len(rules)} rows, the first at {times} ns"
             self._refuse(taken, record, reason, detail, symbol=symbol)
         ids = np.full(len(rules), symbol)
+        timed = rules & FUTURE_TIME == 0
+        places = np.full(int(timed.sum()), place)
+        taken.arrivals.append((ids[timed], columns.open_time_ns[timed], places))
         self._count(taken, ids, rules, ~blocked)
         rows.cols[:, FLAGS] = flags
         rows.cols[:, EVENT] = BLOCK_BAR

@@ -52,7 +52,8 @@ SLOT_WIDTH = 7
 REG_WATERMARK, REG_SPAN, REG_STABLE, REG_REPLACE, REG_SYMBOLS, REG_FREE, REG_OVERLAP = range(7)
 REG_SIZE = 7
 
-# Columns of `sym` from S_COUNTS on: rows so far, by what became of them.
+# Columns of `sym` from S_COUNTS on: rows so far, by what became of them. "equal" is beside the
+# others: rows whose content was there already, whatever their authority did.
 COUNTED = (
     "inserted",
     "confirmed",
@@ -62,9 +63,9 @@ COUNTED = (
     "discarded",
     "conflicts",
     "late",
-    "out_of_order",
+    "equal",
 )
-INSERTED, CONFIRMS, RAISED, COMPLETES, REVISED, DISCARDED, CONFLICTS, LATE, DISORDER = range(
+INSERTED, CONFIRMS, RAISED, COMPLETES, REVISED, DISCARDED, CONFLICTS, LATE, EQUALS = range(
     len(COUNTED)
 )
 SYM_WIDTH = S_COUNTS + len(COUNTED)

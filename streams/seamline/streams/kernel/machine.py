@@ -21,7 +21,7 @@ from seamline.schemas.columns import I8
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import POSITION_KEY, subject_of, topic_name
-from seamline.streams.kernel.intake import Intake, Taken, quarantine_batch
+from seamline.streams.kernel.intake import OUT_OF_ORDER, Intake, Taken, quarantine_batch
 from seamline.streams.kernel.level import (
     B_BLOCK,
     CELL,
@@ -233,6 +233,9 @@ class PartitionMachine:
         if taken is not None:
             fresh["previews"] = taken.previews
             fresh["heartbeats"] = taken.heartbeats
+            fresh[OUT_OF_ORDER] = sum(
+                n for (_, rule), n in taken.findings.items() if rule == OUT_OF_ORDER
+            )
         return fresh
 
     def _failures(self, taken: Taken | None, role: str) -> dict[tuple[str, str], int]:

@@ -40,7 +40,7 @@ from seamline.streams.kernel.level import (
     CONFIRMS,
     CONFLICTS,
     DISCARDED,
-    DISORDER,
+    EQUALS,
     EVENT,
     FLAGS,
     FRONTIER,
@@ -278,6 +278,9 @@ def _settle(
     optional = _optional(st, rows, rank, i, slot, k, False)
     if (not same and new == old) or optional & 8:
         st.sym[symbol, S_COUNTS + CONFLICTS] += 1
+    # Other content: one field replaced (1) or of a lower authority (16). A filled null is none.
+    if same and not optional & 17:
+        st.sym[symbol, S_COUNTS + EQUALS] += 1
     if not (takes or raised or optional & 7):
         st.sym[symbol, S_COUNTS + (CONFIRMS if same and not optional & 16 else DISCARDED)] += 1
         return -1
@@ -424,8 +427,6 @@ def _bar(
         _insert(st, rows, i, slot, k, known, -1 if late else bound)
         flags = np.int64(st.cells[slot, k, FLAGS])
         st.sym[symbol, S_COUNTS + INSERTED] += 1
-        if before != UNSET and cell < before:
-            st.sym[symbol, S_COUNTS + DISORDER] += 1
         st.sym[symbol, S_NEWEST] = max(before, cell)
         if st.sym[symbol, S_FIRST] == UNSET or cell < st.sym[symbol, S_FIRST]:
             st.sym[symbol, S_FIRST] = cell

@@ -81,6 +81,10 @@ from seamline.streams.kernel.seal import (
 # Slots asked for at once: fewer, larger growths.
 SLOTS_STEP: Final = 64
 ROOM_ROWS: Final = 2_048
+# Findings of a report beside the value rules, named as the conformance pipeline names them.
+DUPLICATE_EQUAL: Final = "duplicate_equal"
+DUPLICATE_CONFLICT: Final = "duplicate_conflict"
+GAP: Final = "gap"
 LoadBlock = Callable[[Entry], bytes]
 
 
@@ -444,6 +448,12 @@ class Stage:
         first = max(write.block, int(self.level.state.sym[seal.symbol, S_FIRST]))
         end = min(seal.frontier, write.block + self.level.span)
         expected = max(0, end - first) if len(columns) else 0
+        missing = expected - len(columns)
+        quarantined = found.pop(QUARANTINED, 0)
+        found[GAP] = missing
+        if not self.level.derived:
+            found[DUPLICATE_EQUAL] = fresh["equal"]
+            found[DUPLICATE_CONFLICT] = fresh["conflicts"]
         start_ns = self.time_of(write.block)
         self._put(
             "reports",
@@ -454,14 +464,14 @@ class Stage:
                 "window_start_ns": start_ns,
                 "window_end_ns": start_ns + self.preset.block_ns,
                 "rows": len(columns),
-                "missing": expected - len(columns),
+                "missing": missing,
                 "revisions": int(columns.revision.sum()),
                 "confirmed": fresh["confirmed"] + fresh["raised"],
                 "discarded": fresh["discarded"],
                 "conflicts": fresh["conflicts"],
                 "late": fresh["late"],
-                "quarantined": found.pop(QUARANTINED, 0),
-                "findings": found,
+                "quarantined": quarantined,
+                "findings": {rule: n for rule, n in sorted(found.items()) if n},
                 "known_time_ns": known_ns,
             },
         )

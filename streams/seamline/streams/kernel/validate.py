@@ -94,6 +94,21 @@ def check(
         rules[i] = found
 
 
+@njit
+def disorder(symbols: Any, times: Any, latest: Any, late: Any) -> None:
+    """Count rows that arrive after a row of the same symbol with a larger time.
+
+    `symbols` and `times` in the order of arrival; `latest` (ns) is the largest time of each symbol
+    so far and `late` the number of such rows, both changed here.
+    """
+    for i in range(len(times)):
+        symbol = symbols[i]
+        if times[i] < latest[symbol]:
+            late[symbol] += 1
+        else:
+            latest[symbol] = times[i]
+
+
 def judged(
     bars: BarColumns, *, interval_ns: int, origin_ns: int, latest_ns: int
 ) -> tuple[Rows, np.ndarray[Any, np.dtype[np.int64]]]:
