@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,40 +25,13 @@ from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import topic_name
 from seamline.streams.kernel.protocol import Role
 from seamline.streams.kernel.seal import missing_runs
+from seamline.streams.kernel.simulation.model import Bar, Beat, History, Model
 
 HOUR_NS = 3_600 * NS_PER_S
 # Minutes from START_NS where scripts begin; the second lies before 1970.
 BASES = (0, 0, 0, -(START_NS // MINUTE_NS) - 40)
 RATIOS = ((), (3,), (3, 6), (2, 3, 4, 6, 12), (12, 1))
 ROLES: tuple[Role, Role] = ("live", "backfill")
-
-
-@dataclass(frozen=True)
-class Bar:
-    symbol: str
-    cell: int
-    prices: tuple[float, float, float, float]
-    volume: float
-    extra: tuple[float | None, int | None, int | None, int | None]
-    source: int
-    closed: bool = True
-    shift_ns: int = 0
-
-
-@dataclass(frozen=True)
-class History:
-    """A block message: the bars of [start, through) as far as the source has them."""
-
-    symbol: str
-    block: int
-    start: int
-    through: int | None
-    bars: tuple[Bar, ...]
-
-
-@dataclass(frozen=True)
-class Beat:
-    cell: int
 
 
 @dataclass(frozen=True)
@@ -226,166 +198,15 @@ def setup_of(rng: random.Random) -> Setup:
     return Setup((parent, *children), mode, rng.choice(BASES))
 
 
-# --- the model
-
-
-@dataclass
-class Standing:
-    """What stands for one bar: values, the authority of OHLCV and of each optional field."""
-
-    content: tuple[float, ...]
-    source: int
-    extra: list[float | int | None]
-    stated: list[int]
-    revision: int = 0
-
-
-@dataclass
-class Series:
-    bars: dict[int, Standing] = field(default_factory=dict)
-    cells: set[int] = field(default_factory=set)  # accepted so far
-    frontier: int | None = None
-    stable: int | None = None
-    claimed: set[int] = field(default_factory=set)
-    live: bool = False
-
-
-@dataclass
-class Model:
-    setup: Setup
-    series: dict[str, Series] = field(default_factory=dict)
-    watermark: int | None = None
-
-    def see(self, role: Role, event: Bar | History | Beat) -> None:
-        if isinstance(event, Beat):
-            if self.watermark is None or event.cell > self.watermark:
-                self.watermark = event.cell
-                for series in self.series.values():
-                    self._stabilize(series)
-            return
-        series = self.series.setdefault(event.symbol, Series())
-        if isinstance(event, Bar):
-            self._bar(series, event, live=role == "live")
-            return
-        if event.through is not None and event.start < event.through:
-            if series.frontier is None:
-                series.frontier = self._floor(event.start)
-            before_all = not series.bars or event.start <= min(series.bars)
-            if event.start <= series.frontier or before_all:
-                series.frontier = max(series.frontier, self._floor(event.through))
-            series.claimed.update(range(event.start, event.through))
-        for bar in event.bars:
-            self._bar(series, bar)
-
-    def _floor(self, cell: int) -> int:
-        return cell - (cell + START_NS // MINUTE_NS) % self.setup.span
-
-    def _bar(self, series: Series, bar: Bar, *, live: bool = False) -> None:
-        if not bar.closed or (self.setup.mode == "strict" and bar.volume < 0):
-            return
-        if series.frontier is None:
-            series.frontier = self._floor(bar.cell)
-        series.live = series.live or live
-        held = series.bars.get(bar.cell)
-        content = (*bar.prices, bar.volume)
-        if held is None:
-            stated = [bar.source] * 4
-            series.bars[bar.cell] = Standing(content, bar.source, list(bar.extra), stated)
-        else:
-            self._settle(held, bar, content)
-        self._stabilize(series)
-
-    def _settle(self, held: Standing, bar: Bar, content: tuple[float, ...]) -> None:
-        revised = False
-        if bar.source <= held.source:
-            revised = content != held.content
-            held.content, held.source = content, bar.source
-        for place, value in enumerate(bar.extra):
-            if value is None:
-                continue
-            if held.extra[place] is None:
-                held.extra[place], held.stated[place] = value, bar.source
-            elif bar.source <= held.stated[place]:
-                revised = revised or held.extra[place] != value
-                held.extra[place], held.stated[place] = value, bar.source
-        held.revision += revised
-
-    def _stabilize(self, series: Series) -> None:
-        bars = self.setup.presets[0].stabilization_bars
-        found = [] if series.stable is None else [series.stable]
-        newest = sorted(series.bars, reverse=True)
-        if bars == 0:
-            found += [cell + 1 for cell in newest[:1]]
-        else:
-            found += newest[bars - 1 : bars]
-        if self.watermark is not None and series.live:
-            found.append(self.watermark - bars)
-        if found and series.frontier is not None:
-            series.stable = max(found)
-            series.frontier = max(series.frontier, self._floor(series.stable))
-
-    def tick(self, sealed: dict[str, int]) -> None:
-        """Frontiers may have moved inside their block, not beyond what is stable or known."""
-        for symbol, series in self.series.items():
-            if series.frontier is not None:
-                known = [*series.bars, series.frontier - 1]
-                stable = max(known) + 1 if series.stable is None else series.stable
-                assert series.frontier <= sealed[symbol] <= max(stable, max(known) + 1)
-                series.frontier = sealed[symbol]
-
-    # --- what must be there in the end
-
-    def final(self) -> dict[tuple[str, int], tuple[Any, ...]]:
-        return {
-            (symbol, cell): (*bar.content, *bar.extra, bar.source, bar.revision)
-            for symbol, series in self.series.items()
-            for cell, bar in series.bars.items()
-        }
-
-    def derived(self, ratio: int) -> dict[tuple[str, int], tuple[Any, ...]]:
-        """The bars of a derived preset, with their number of inputs instead of a revision."""
-        shift = START_NS // MINUTE_NS
-        found = {}
-        for symbol, series in self.series.items():
-            groups: dict[int, list[int]] = {}
-            for cell in sorted(series.bars):
-                groups.setdefault((cell + shift) // ratio * ratio - shift, []).append(cell)
-            heard = self.watermark if series.live else None
-            closed = max((at for at in (heard, series.frontier) if at is not None), default=None)
-            for start, cells in groups.items():
-                newest = max(series.bars)
-                if newest >= start + ratio - 1 or (closed is not None and closed >= start + ratio):
-                    found[symbol, start] = rolled([series.bars[cell] for cell in cells], ratio)
-        return found
-
-
-def rolled(bars: list[Standing], ratio: int) -> tuple[Any, ...]:
-    def total(place: int, add: Callable[[list[Any]], Any]) -> Any:
-        values = [bar.extra[place] for bar in bars]
-        return None if None in values else add(values)
-
-    return (
-        bars[0].content[0],
-        max(bar.content[1] for bar in bars),
-        min(bar.content[2] for bar in bars),
-        bars[-1].content[3],
-        math.fsum(bar.content[4] for bar in bars),
-        total(0, math.fsum),
-        total(1, sum),
-        bars[0].extra[2],
-        bars[-1].extra[3],
-        max(bar.source for bar in bars),
-        len(bars) < ratio,
-    )
-
-
 # --- playing a script
 
 
 def play(setup: Setup, events: list[Event], directory: Path, cuts: random.Random | None) -> World:
     """Undisturbed without `cuts`; else in fetches of random length with crashes."""
     world = World(directory, setup.presets, mode=setup.mode)
-    model = Model(setup)
+    of = setup.presets[0]
+    origin = START_NS // MINUTE_NS
+    model = Model(of.block_rows, of.stabilization_bars, setup.mode, origin)
     at = 0
     while at < len(events):
         event = events[at]

@@ -1,0 +1,7 @@
+"""The whole plane in one process, under one seed: what runs in production, on a model of the world.
+
+`model`: what must come out, in plain Python. `broker`, `venue`: the world. `connector`, `backfill`,
+`worker`, `reader`: the processes, which drive the kernel's own code. `plan`: one seed's settings
+and its list of acts. `world`: acts in, a verdict out. `checks`: the invariants. `shrink`: a shorter
+list of acts that fails alike. `story`: a run as a person reads it.
+"""
