@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seamline.schemas.columns import (
+    I8,
     NULL_INT,
     PRICE_FIELDS,
     BarColumns,
@@ -53,32 +56,82 @@ _LENGTH = struct.Struct("<I")
 # (group number, group root): the group number is block_start_ns // (64 * block_ns).
 Leaf = tuple[int, bytes, int]
 Group = tuple[int, bytes]
+Bars = BarColumns | ConformedColumns
+Piece = tuple[Bars, slice | I8]
 
 
-def block_digest(symbol: str, columns: BarColumns | ConformedColumns) -> bytes:
+def block_digest(symbol: str, columns: Bars) -> bytes:
     """32 bytes over one symbol's rows, in whatever order they come.
 
     Raises UsageError when an open_time occurs twice: such rows have no order of their own.
     """
-    floats = np.array([getattr(columns, name) for name in _FLOAT_FIELDS], "<f8")
-    ints = np.array([getattr(columns, name) for name in _INT_FIELDS], "<i8")
-    times = ints[0]
-    if len(times) > 1 and not (times[1:] > times[:-1]).all():
+    times = columns.open_time_ns
+    order = None
+    if not strictly_increasing(times):
         order = np.argsort(times, kind="stable")
-        floats, ints = floats[:, order], ints[:, order]
-        if (ints[0, 1:] == ints[0, :-1]).any():
+        if not strictly_increasing(times[order]):
             raise UsageError("a time occurs twice", parameter="open_time_ns", value=symbol)
-    floats += 0.0  # one zero
-    np.copyto(floats, np.nan, where=np.isnan(floats))  # one NaN
-    nulls = ints[1:] == NULL_INT
-    encoded = symbol.encode()
-    sha = hashlib.sha256(_BLOCK_TAG)
-    sha.update(_LENGTH.pack(len(encoded)) + encoded + _COUNT.pack(len(times)))
-    # tobytes: C order, whatever the index above has made of the strides
-    sha.update(floats.tobytes())
-    sha.update(ints.tobytes())
-    sha.update(nulls.tobytes())
-    return sha.digest()
+    chosen = slice(None) if order is None else order
+    rows = CanonicalRows(len(times), [(columns, chosen)])
+    return rows.digest(symbol.encode(), 0, len(times))
+
+
+def strictly_increasing(times: I8) -> bool:
+    """Whether the rows are in their canonical order already, each time once."""
+    return bool((times[1:] > times[:-1]).all())
+
+
+class CanonicalRows:
+    """The canonical values of bars in time order: what a digest of any run of them is made from.
+
+    Made of pieces, one after the other: columns, and which of their rows. Each value is copied
+    once; `digest` hashes in place. The digest of the rows `[start, end)` is their `block_digest`.
+    """
+
+    __slots__ = ("_floats", "_ints", "_nulls")
+
+    def __init__(self, rows: int, pieces: Sequence[Piece]) -> None:
+        self._floats = np.empty((len(_FLOAT_FIELDS), rows), "<f8")
+        self._ints = np.empty((len(_INT_FIELDS), rows), "<i8")
+        for names, matrix in ((_FLOAT_FIELDS, self._floats), (_INT_FIELDS, self._ints)):
+            for name, out in zip(names, matrix, strict=True):
+                np.concatenate([getattr(part, name)[chosen] for part, chosen in pieces], out=out)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
+            self._floats += 0.0  # one zero
+        null = np.isnan(self._floats)
+        if null.any():
+            np.copyto(self._floats, np.nan, where=null)  # one NaN
+        self._nulls = self._ints[1:] == NULL_INT
+
+    @property
+    def times(self) -> I8:
+        """The open times, in the order of the rows."""
+        times: I8 = self._ints[0]
+        return times
+
+    def sort(self) -> None:
+        """Bring rows that came in another order into that of time."""
+        order = np.argsort(self.times, kind="stable")
+        self._floats = self._floats.take(order, axis=1)
+        self._ints = self._ints.take(order, axis=1)
+        self._nulls = self._nulls.take(order, axis=1)
+
+    def digest(self, symbol: bytes, start: int, end: int) -> bytes:
+        """32 bytes over the symbol and the rows `[start, end)`."""
+        sha = begin_digest(_BLOCK_TAG, symbol, end - start)
+        matrices: tuple[NDArray[Any], ...] = (self._floats, self._ints, self._nulls)
+        for matrix in matrices:
+            if end - start == matrix.shape[1]:
+                sha.update(matrix.reshape(-1).data)
+            else:
+                for column in matrix:
+                    sha.update(column[start:end].data)
+        return sha.digest()
+
+
+def begin_digest(tag: bytes, key: bytes, rows: int) -> hashlib._Hash:
+    """SHA-256 of the head that all canonical bytes begin with; the columns come after it."""
+    return hashlib.sha256(tag + _LENGTH.pack(len(key)) + key + _COUNT.pack(rows))
 
 
 def dataset_digest(symbols: Iterable[tuple[str, bytes]]) -> bytes:
