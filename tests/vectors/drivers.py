@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vectors import feed_drivers
+from vectors import feed_drivers, fingerprint_drivers
 from vectors.engine import CONDITIONS, DRIVERS
 
 __all__ = ["CONDITIONS", "DRIVERS", "MODULES"]
 
-MODULES = (feed_drivers,)
+MODULES = (feed_drivers, fingerprint_drivers)
