@@ -23,8 +23,8 @@ from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import topic_name
+from seamline.streams.kernel.coverage import missing_runs
 from seamline.streams.kernel.protocol import Role
-from seamline.streams.kernel.seal import missing_runs
 from seamline.streams.kernel.simulation.model import Bar, Beat, History, Model
 
 HOUR_NS = 3_600 * NS_PER_S
@@ -316,7 +316,7 @@ def check(world: World, model: Model) -> None:
             if cells and cells[0] < frontier:
                 assert minute_of(seal["history_start_ns"]) == cells[0]
                 numbers = np.array([(cell - cells[0]) // ratio for cell in cells])
-                for a, b in missing_runs(numbers, 0, (frontier - cells[0]) // ratio):
+                for a, b in missing_runs(numbers, 0, (frontier - cells[0]) // ratio, 1):
                     expected.add((symbol, cells[0] + a * ratio, cells[0] + b * ratio))
             if of is parent:
                 assert frontier == model.series[symbol].frontier

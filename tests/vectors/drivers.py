@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from vectors import feed_drivers, fingerprint_drivers
+from vectors import (
+    coverage_drivers,
+    feed_drivers,
+    fingerprint_drivers,
+)
 from vectors.engine import CONDITIONS, DRIVERS
 
 __all__ = ["CONDITIONS", "DRIVERS", "MODULES"]
 
-MODULES = (feed_drivers, fingerprint_drivers)
+MODULES = (
+    coverage_drivers,
+    feed_drivers,
+    fingerprint_drivers,
+)

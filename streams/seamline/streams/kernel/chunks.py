@@ -9,12 +9,12 @@ bent. Must not know: venues, Kafka, the clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from seamline.schemas.errors import UsageError
 from seamline.schemas.times import format_time
-from seamline.streams.kernel.coverage import Coverage, Interval
+from seamline.streams.kernel.coverage import Interval, Spans, compute_missing_ranges
 
 CHUNKS_MAX = 100_000
 RETRY_DELAY_MAX_MS = 600_000.0
@@ -136,10 +136,12 @@ def plan_chunks(grid: Grid, start_ns: int, end_ns: int, window_bars: int) -> lis
 
 
 def plan_missing(
-    grid: Grid, start_ns: int, end_ns: int, window_bars: int, landed: Iterable[Interval]
+    grid: Grid, start_ns: int, end_ns: int, window_bars: int, landed: Spans
 ) -> list[Interval]:
     """Chunks of what of `[start_ns, end_ns)` has not landed; each hole is cut by itself."""
-    missing = Coverage.of(landed).missing(grid.ceil(start_ns), grid.floor(end_ns))
+    missing = compute_missing_ranges(
+        landed, (start_ns, end_ns), interval_ns=grid.interval_ns, origin_ns=grid.origin_ns
+    )
     return [chunk for start, end in missing for chunk in plan_chunks(grid, start, end, window_bars)]
 
 

@@ -235,7 +235,7 @@ def _ledgers(stage: Stage, reader: PartitionReader) -> None:
     for symbol in stage.seals:
         first, frontier = int(state.sym[symbol, S_FIRST]), int(state.sym[symbol, S_FRONTIER])
         if first < frontier:
-            ledger = Ledger(Coverage.of(gaps.get(symbol, ())))
+            ledger = Ledger(Coverage.of_cells(gaps.get(symbol, ())))
             if first != UNSET:
                 ledger.start, ledger.end = first, frontier
             stage.ledgers[symbol] = ledger

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seamline.schemas.columns import I8
-from seamline.streams.kernel.coverage import Coverage, Interval
+from seamline.streams.kernel.coverage import Coverage, Interval, missing_runs
 from seamline.streams.kernel.level import (
     B_BLOCK,
     B_CLAIM_END,
@@ -163,19 +163,9 @@ def _update_ledger(
     for write in blocks:
         low, high = max(first, write.block), min(frontier, write.block + level.span)
         if low < high:
-            gaps = gaps.replace(low, high, missing_runs(write.block + write.cells, low, high))
+            gaps = gaps.replace(low, high, missing_runs(write.block + write.cells, low, high, 1))
     ledger.gaps = gaps
     return ledger_changes(before, gaps)
-
-
-def missing_runs(cells: I8, low: int, high: int) -> list[Interval]:
-    """The parts of [low, high) that are not among `cells` (ascending)."""
-    inside = cells[np.searchsorted(cells, low) : np.searchsorted(cells, high)]
-    if len(inside) == high - low:
-        return []
-    edges = np.concatenate(([low - 1], inside, [high]))
-    holes = np.flatnonzero(np.diff(edges) > 1)
-    return [(int(edges[k]) + 1, int(edges[k + 1])) for k in holes]
 
 
 def ledger_changes(before: Coverage, after: Coverage) -> dict[int, int | None]:

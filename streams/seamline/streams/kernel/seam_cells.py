@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seamline.schemas.columns import I8
+from seamline.streams.kernel import coverage
 
 Run = tuple[int, int, int]  # start_ns, end_ns, bars
 Cause = tuple[int, int, str]  # start_ns, end_ns, cause
@@ -43,19 +44,12 @@ def missing_runs(grid: Grid, present: I8, start_ns: int, end_ns: int) -> list[Ru
     """Maximal runs of expected cells of `[start_ns, end_ns)` not in `present` (ascending)."""
     if end_ns <= start_ns:
         return []
-    lo, hi = np.searchsorted(present, (start_ns, end_ns))
-    times = present[lo:hi]
     if grid.sessions is not None:
-        return _missing_sessions(grid, times, start_ns, end_ns)
+        lo, hi = np.searchsorted(present, (start_ns, end_ns))
+        return _missing_sessions(grid, present[lo:hi], start_ns, end_ns)
     step = grid.interval_ns
-    first, last = grid.up(start_ns), grid.up(end_ns)
-    edges = np.concatenate(([first - step], times, [last]))
-    holes = np.flatnonzero(np.diff(edges) > step)
-    runs = []
-    for hole in holes.tolist():
-        a, b = int(edges[hole]) + step, int(edges[hole + 1])
-        runs.append((a, b, (b - a) // step))
-    return runs
+    runs = coverage.missing_runs(present, grid.up(start_ns), grid.up(end_ns), step)
+    return [(a, b, (b - a) // step) for a, b in runs]
 
 
 def _missing_sessions(grid: Grid, times: I8, start_ns: int, end_ns: int) -> list[Run]:
