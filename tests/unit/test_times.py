@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from seamline.schemas.errors import UsageError
 from seamline.schemas.times import (
     NS_PER_S,
+    TIMEFRAMES,
     format_duration,
     format_time,
     parse_duration,
     parse_time,
+    parse_timeframe,
 )
 
 NOW_NS = 1_700_000_000 * NS_PER_S
@@ -82,3 +84,16 @@ def test_a_formatted_time_reads_back(time_ns: int) -> None:
 def test_a_formatted_duration_reads_back(number: int, unit: str) -> None:
     duration_ns = parse_duration(f"{number}{unit}", parameter="d")
     assert parse_duration(format_duration(duration_ns), parameter="d") == duration_ns
+
+
+def test_timeframes_are_those_of_venues_in_order() -> None:
+    lengths = [parse_timeframe(text) for text in TIMEFRAMES]
+    assert lengths == sorted(set(lengths)) and lengths[5] == 60 * NS_PER_S
+    assert lengths == [parse_duration(text, parameter="timeframe") for text in TIMEFRAMES]
+
+
+@pytest.mark.parametrize("text", ["", "2x", "100m", "m1", " 1m", "1m ", "1M", "01m", "60", "1", 60])
+def test_other_timeframes_are_refused_by_name(text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_timeframe(text)
+    assert raised.value.parameter == "timeframe"

@@ -101,3 +101,25 @@ def test_a_symbol_key_is_utf8() -> None:
     assert topics.parse_symbol_key(topics.symbol_key("BTC/ÜSDT")) == "BTC/ÜSDT"
     with pytest.raises(ContractError, match="key"):
         topics.parse_symbol_key(b"\xff\xfe")
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_dataset_keys_parse_back(symbol: str) -> None:
+    preset = "ohlcv.binance.spot.1m"
+    assert topics.parse_dataset_key(topics.dataset_key(preset, symbol)) == (preset, symbol)
+
+
+@pytest.mark.parametrize(
+    ("preset", "symbol", "parameter"),
+    [("p.q", "", "symbol"), ("p.q", "  ", "symbol"), ("", "A/B", "preset"), ("p|q", "A", "preset")],
+)
+def test_half_a_dataset_has_no_key(preset: str, symbol: str, parameter: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        topics.dataset_key(preset, symbol)
+    assert raised.value.parameter == parameter
+
+
+@pytest.mark.parametrize("key", ["", "p.q", "|A/B", "p.q|", "p.q| "])
+def test_other_dataset_keys_are_refused(key: str) -> None:
+    with pytest.raises(ContractError, match="key"):
+        topics.parse_dataset_key(key)

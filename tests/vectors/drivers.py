@@ -6,6 +6,8 @@ from vectors import (
     coverage_drivers,
     feed_drivers,
     fingerprint_drivers,
+    provider_drivers,
+    timeframe_drivers,
 )
 from vectors.engine import CONDITIONS, DRIVERS
 
@@ -15,4 +17,6 @@ MODULES = (
     coverage_drivers,
     feed_drivers,
     fingerprint_drivers,
+    provider_drivers,
+    timeframe_drivers,
 )

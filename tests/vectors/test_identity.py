@@ -24,4 +24,4 @@ def test_vector(vector: dict[str, Any]) -> None:
 
 def test_the_families_of_live_feeds_are_covered() -> None:
     families = {v["family"] for v in VECTORS}
-    assert families >= {"live_dedupe", "reconnect", "log_consumer"}
+    assert families >= {"live_dedupe", "reconnect", "log_consumer", "timeframe", "watermark"}

@@ -1,8 +1,9 @@
 """Time at the edge: what people write becomes int UTC nanoseconds, or is refused.
 
-Decides: which texts and objects are a time, and which durations are known. Invariants: no unit is
-ever guessed; a naive time and a bare number are refused with the name of the parameter; the result
-fits int64. Must not know: the clock. "Now" is an argument.
+Decides: which texts and objects are a time, which durations are known, and which of them venues
+offer as timeframes. Invariants: no unit is ever guessed; a naive time and a bare number are refused
+with the name of the parameter; the result fits int64. Must not know: the clock. "Now" is an
+argument.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 INT64_MAX = 2**63 - 1
+
+TIMEFRAMES = (
+    *("1s", "5s", "10s", "15s", "30s", "1m", "3m", "5m", "15m", "30m"),
+    *("1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w"),
+)
 
 _UNIT_NS = {
     "ms": NS_PER_MS,
@@ -41,6 +47,22 @@ def parse_duration(text: str, *, parameter: str) -> int:
             fix="Write a number and one of ms, s, m, h, d, w: 90s, 15m, 2d",
         )
     return _bounded(int(match[1]) * _UNIT_NS[match[2]], parameter, text)
+
+
+def parse_timeframe(timeframe: str) -> int:
+    """Nanoseconds of one of TIMEFRAMES, exactly as it is written there.
+
+    Raises UsageError naming `timeframe` for every other text: `100m` is a duration and no venue
+    has such bars.
+    """
+    if not isinstance(timeframe, str) or timeframe not in TIMEFRAMES:
+        raise UsageError(
+            "not a timeframe that venues offer",
+            parameter="timeframe",
+            value=timeframe,
+            fix=f"One of {', '.join(TIMEFRAMES)}",
+        )
+    return parse_duration(timeframe, parameter="timeframe")
 
 
 def parse_time(value: object, *, now_ns: int, parameter: str) -> int:

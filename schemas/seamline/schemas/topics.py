@@ -100,6 +100,29 @@ def partition_of(symbol: str, partitions: int) -> int:
     return partition_of_key(symbol.encode(), partitions)
 
 
+def dataset_key(preset_id: str, symbol: str) -> str:
+    """`preset|symbol`: the name of one symbol's data, as requests, caches and leases use it.
+
+    Raises UsageError for an empty preset or symbol, and for a preset with a `|`, which no preset
+    has: with one the key would not say where the symbol begins.
+    """
+    if not preset_id or "|" in preset_id:
+        raise UsageError("not the id of a preset", parameter="preset", value=preset_id)
+    if not isinstance(symbol, str) or not symbol.strip():
+        raise UsageError(
+            "no symbol", parameter="symbol", value=symbol, fix="Give one such as BTC/USDT"
+        )
+    return f"{preset_id}|{symbol}"
+
+
+def parse_dataset_key(key: str) -> tuple[str, str]:
+    """`(preset id, symbol)`. Raises ContractError for another key."""
+    preset_id, separator, symbol = key.partition("|")
+    if not separator or not preset_id or not symbol.strip():
+        raise ContractError("not a key `preset|symbol`", parameter="key", value=key)
+    return preset_id, symbol
+
+
 def symbol_key(symbol: str) -> bytes:
     """Key of landing, conformed, superseded and seals."""
     return symbol.encode()

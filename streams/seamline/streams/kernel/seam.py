@@ -32,6 +32,7 @@ from seamline.schemas.fingerprint import block_digest, merkle_root
 from seamline.schemas.times import format_time
 from seamline.streams.kernel.seam_cells import Grid, explained, missing_runs
 from seamline.streams.kernel.seam_events import NO_TRADES, NOT_BACKFILLED, UNKNOWN, Gap, SeamBroken
+from seamline.streams.kernel.stabilization import settled_ns
 
 # Named in an error message; the error's `missing` has all.
 GAPS_SHOWN = 5
@@ -345,8 +346,9 @@ def provisional_rows(request: Request, log: ConformedColumns, watermark_ns: int 
     newer = np.arange(len(log))[::-1]
     young &= newer < request.stabilization_bars
     if watermark_ns is not None:
-        settled_after = request.grid.interval_ns * (1 + request.stabilization_bars)
-        young &= log.open_time_ns + settled_after > watermark_ns
+        interval_ns = request.grid.interval_ns
+        settled = settled_ns(watermark_ns, interval_ns, request.stabilization_bars)
+        young &= log.open_time_ns + interval_ns > settled
     return young
 
 
