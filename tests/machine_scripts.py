@@ -18,7 +18,7 @@ import numpy as np
 from machine_world import IDS, MINUTE_NS, START_NS, SYMBOLS, World, minute_of, preset
 from seamline.schemas.codec import ConformedDecoder, encode_bars
 from seamline.schemas.codec_blocks import encode_block
-from seamline.schemas.columns import PARTIAL, BarColumns, Block, ConformedColumns
+from seamline.schemas.columns import PARTIAL, SUSPECT, BarColumns, Block, ConformedColumns
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
@@ -28,6 +28,7 @@ from seamline.streams.kernel.protocol import Role
 from seamline.streams.kernel.simulation.model import Bar, Beat, History, Model
 
 HOUR_NS = 3_600 * NS_PER_S
+ID_SHIFT = START_NS // MINUTE_NS + 1_000  # no trade id is negative
 # Minutes from START_NS where scripts begin; the second lies before 1970.
 BASES = (0, 0, 0, -(START_NS // MINUTE_NS) - 40)
 RATIOS = ((), (3,), (3, 6), (2, 3, 4, 6, 12), (12, 1))
@@ -124,6 +125,11 @@ class Writer:
         price = of.choice((100.0, 101.0, 102.5))
         if rng.random() < 0.02:
             price += rng.random()
+        number = cell + ID_SHIFT  # in every second minute three trades, in the others none
+        known = number % 2 == 1 and of.random() < 0.8
+        first, last = (number // 2 * 3, number // 2 * 3 + 2) if known else (None, None)
+        if last is not None and rng.random() < 0.03:
+            last += 1
         snapped = self.setup.presets[0].off_grid == "snap" and rng.random() < 0.1
         return Bar(
             symbol,
@@ -132,9 +138,9 @@ class Writer:
             -1.0 if rng.random() < 0.02 else of.choice((0.1, 0.2, 0.7, 1e16, 3.0)),
             (
                 of.random() if rng.random() < 0.5 else None,
-                of.randrange(5, 9) if rng.random() < 0.5 else None,
-                None,
-                of.randrange(900) if rng.random() < 0.2 else None,
+                None if known or rng.random() < 0.5 else of.randrange(5, 9),
+                first,
+                last,
             ),
             source,
             closed=rng.random() > 0.02,
@@ -297,6 +303,22 @@ def standing(world: World, of: Preset) -> dict[tuple[str, int], tuple[Any, ...]]
     return found
 
 
+def cause_of(before: tuple[Any, ...], after: tuple[Any, ...] | None, *, derived: bool) -> str:
+    """Why the bars between two rows of `full` are missing, by their trade ids."""
+    if after is None:
+        return "unknown"
+    ids = []
+    for row, place, shift in ((before, 8, 14), (after, 7, 12)):
+        authority = row[9] if derived else row[11] >> shift & 3
+        if row[place] is None or authority > 1 or row[11] & SUSPECT:
+            return "unknown"
+        ids.append(row[place])
+    if ids[1] == ids[0] + 1:
+        return "no_trades"
+    partial = (before[11] | after[11]) & PARTIAL
+    return "unknown" if partial or ids[1] <= ids[0] else "our_loss"
+
+
 def check(world: World, model: Model) -> None:
     parent = world.presets[0]
     for of in world.presets:
@@ -309,7 +331,7 @@ def check(world: World, model: Model) -> None:
             shown = {at: (*row[:-2], bool(row[-1] & PARTIAL)) for at, row in found.items()}
             assert shown == model.derived(ratio)
         seals = world.seals(of)
-        expected = set()
+        expected: dict[tuple[str, int, int], str] = {}
         for symbol, seal in seals.items():
             frontier = minute_of(seal["frontier_ns"])
             cells = sorted(cell for name, cell in found if name == symbol)
@@ -317,14 +339,16 @@ def check(world: World, model: Model) -> None:
                 assert minute_of(seal["history_start_ns"]) == cells[0]
                 numbers = np.array([(cell - cells[0]) // ratio for cell in cells])
                 for a, b in missing_runs(numbers, 0, (frontier - cells[0]) // ratio, 1):
-                    expected.add((symbol, cells[0] + a * ratio, cells[0] + b * ratio))
+                    start, end = cells[0] + a * ratio, cells[0] + b * ratio
+                    sides = found[symbol, start - ratio], found.get((symbol, end))
+                    expected[symbol, start, end] = cause_of(*sides, derived=of is not parent)
             if of is parent:
                 assert frontier == model.series[symbol].frontier
                 asked = range(
                     minute_of(seal["asked_start_ns"]), minute_of(seal["history_start_ns"])
                 )
                 assert set(asked) <= model.series[symbol].claimed
-        assert world.gaps(of) == expected
+        assert world.causes(of) == expected
 
 
 def said(world: World, of: Preset) -> dict[str, Any]:
@@ -344,5 +368,5 @@ def said(world: World, of: Preset) -> dict[str, Any]:
             for at, block in world.blocks(of).items()
             if len(block.columns)
         },
-        "gaps": world.gaps(of),
+        "gaps": world.causes(of),
     }

@@ -84,6 +84,7 @@ class Row:
     quote_volume: float = math.nan
     closed: bool = True
     offset_ns: int = 0
+    ids: tuple[int, int] = (-1, -1)
 
 
 def columns_of(rows: Sequence[Row], start_ns: int = START_NS) -> BarColumns:
@@ -99,8 +100,8 @@ def columns_of(rows: Sequence[Row], start_ns: int = START_NS) -> BarColumns:
         volume=np.array([row.volume for row in rows]),
         quote_volume=np.array([row.quote_volume for row in rows]),
         trades=none,
-        first_trade_id=none,
-        last_trade_id=none,
+        first_trade_id=np.array([row.ids[0] for row in rows], np.int64),
+        last_trade_id=np.array([row.ids[1] for row in rows], np.int64),
         source=np.array([row.source for row in rows], np.uint8),
         closed=np.array([row.closed for row in rows], bool),
         received_time_ns=np.full(len(rows), CLOCK_NS),
@@ -218,12 +219,19 @@ class World:
 
     def gaps(self, of: Preset | None = None) -> set[tuple[str, int, int]]:
         """(symbol, first missing minute, minute after the last)."""
+        return set(self.causes(of))
+
+    def causes(self, of: Preset | None = None) -> dict[tuple[str, int, int], str]:
+        """(symbol, first missing minute, minute after the last) -> cause."""
         chosen = of or self.presets[0]
         found = [
             decode_record("gap", value)
             for _, value, _ in self.log.latest(topic_name(chosen.id, "gaps"))
         ]
-        return {(g["symbol"], minute_of(g["start_ns"]), minute_of(g["end_ns"])) for g in found}
+        return {
+            (g["symbol"], minute_of(g["start_ns"]), minute_of(g["end_ns"])): g["cause"]
+            for g in found
+        }
 
     def final(self, of: Preset | None = None) -> dict[tuple[str, int], tuple[Any, ...]]:
         """(symbol, minute) -> the value that stands, as a reader of storage and log ends up

@@ -213,6 +213,31 @@ def test_wait_ends_the_stream_only_when_nothing_came() -> None:
     scene.follower.tick(10)
 
 
+def test_wait_is_over_when_the_ledger_proves_that_nobody_traded() -> None:
+    scene = Scene(request_of(A, on_gap=OnGap.WAIT))
+    scene.follower = Follower(scene.request, scene.reader.parts(), wait_ns=10)
+    scene.writer.bar(A, 14)
+    scene.writer.gap(A, 12, 14, "unknown")
+    scene.step()
+    scene.writer.gap(A, 12, 14, "no_trades")
+    scene.step()
+    scene.follower.tick(10)
+
+
+def test_wait_ends_for_the_part_that_is_not_proved() -> None:
+    scene = Scene(request_of(A, on_gap=OnGap.WAIT))
+    scene.follower = Follower(scene.request, scene.reader.parts(), wait_ns=10)
+    scene.writer.bar(A, 14)
+    scene.writer.gap(A, 12, 14, "unknown")
+    scene.step()
+    scene.writer.gap(A, 12, 13, "no_trades")
+    scene.writer.gap(A, 13, 14, "our_loss")
+    scene.step()
+    with pytest.raises(SeamBroken, match="after waiting") as raised:
+        scene.follower.tick(10)
+    assert raised.value.cause == "our_loss"
+
+
 def test_two_contents_under_one_revision_break_the_stream() -> None:
     scene = Scene()
     scene.writer.bar(A, 12)

@@ -30,6 +30,7 @@ from seamline.schemas.topics import (
 )
 from seamline.streams.kernel.block_index import BlockIndex, Entry
 from seamline.streams.kernel.coverage import Coverage
+from seamline.streams.kernel.gap_causes import UNKNOWN, Cause
 from seamline.streams.kernel.intake import Intake, Resolve
 from seamline.streams.kernel.level import (
     CELL,
@@ -45,6 +46,7 @@ from seamline.streams.kernel.level import (
     Rows,
     Written,
 )
+from seamline.streams.kernel.level_columns import cells_of_columns
 from seamline.streams.kernel.machine import PartitionMachine
 from seamline.streams.kernel.protocol import PartitionReader, Stored
 from seamline.streams.kernel.restore import (
@@ -56,7 +58,7 @@ from seamline.streams.kernel.restore import (
     settle_newest,
 )
 from seamline.streams.kernel.seal import Ledger
-from seamline.streams.kernel.stage import SLOTS_STEP, Stage, SymbolSeal, cells_of_columns
+from seamline.streams.kernel.stage import SLOTS_STEP, Stage, SymbolSeal
 
 NO_POSITION: Final = {
     "live_offset": 0,
@@ -226,11 +228,15 @@ def _seals(stage: Stage, reader: PartitionReader) -> None:
 
 def _ledgers(stage: Stage, reader: PartitionReader) -> None:
     gaps: dict[int, list[tuple[int, int]]] = {}
+    causes: dict[int, dict[int, Cause]] = {}
     for key, value, _ in reader.latest(topic_name(stage.preset.id, "gaps")):
         name, _ = parse_gap_key(key)
         gap = decode_record("gap", value)
         interval = stage.cell_of(gap["start_ns"]), stage.cell_of(gap["end_ns"])
-        gaps.setdefault(stage.level.symbol_id(name), []).append(interval)
+        symbol = stage.level.symbol_id(name)
+        gaps.setdefault(symbol, []).append(interval)
+        if gap["cause"] != UNKNOWN:
+            causes.setdefault(symbol, {})[interval[0]] = gap["cause"]
     state = stage.level.state
     for symbol in stage.seals:
         first, frontier = int(state.sym[symbol, S_FIRST]), int(state.sym[symbol, S_FRONTIER])
@@ -238,7 +244,10 @@ def _ledgers(stage: Stage, reader: PartitionReader) -> None:
             ledger = Ledger(Coverage.of_cells(gaps.get(symbol, ())))
             if first != UNSET:
                 ledger.start, ledger.end = first, frontier
+            ledger.causes = causes.get(symbol, {})
             stage.ledgers[symbol] = ledger
+            if ledger.open_gap() is not None:
+                stage.watched[symbol] = None
 
 
 def _log(stage: Stage, reader: PartitionReader) -> None:

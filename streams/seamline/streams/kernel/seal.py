@@ -3,18 +3,20 @@
 Decides: which blocks go to storage, the frontier and log offset of each seal, what the gap ledger
 says. Invariants: a block holds only rows before the frontier; a seal's offset is at or before the
 log row of every bar at or after the frontier, and of the few bars behind it that a reader compares;
-every missing cell between the first bar and the frontier is in the ledger. Must not know: bytes,
-topics, clocks.
+every missing cell between the first bar and the frontier is in the ledger, with the cause that the
+bars beside it prove. Must not know: bytes, topics, clocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from seamline.schemas.columns import I8
+from seamline.schemas.columns import I8, PARTIAL
 from seamline.streams.kernel.coverage import Coverage, Interval, missing_runs
+from seamline.streams.kernel.gap_causes import UNKNOWN, Cause, Evidence, Side, cause, touching
 from seamline.streams.kernel.level import (
     B_BLOCK,
     B_CLAIM_END,
@@ -61,11 +63,38 @@ class SealWrite:
 
 @dataclass(slots=True)
 class Ledger:
-    """The gaps of one symbol and the span [start, end) for which they have been worked out."""
+    """The gaps of one symbol and the span [start, end) for which they have been worked out.
+
+    `causes`: start of a gap -> its cause, where that is not `unknown`.
+    """
 
     gaps: Coverage = field(default_factory=Coverage)
     start: int = UNSET
     end: int = UNSET
+    causes: dict[int, Cause] = field(default_factory=dict)
+
+    def open_gap(self) -> Interval | None:
+        """The gap that reaches the frontier: the bar after it is not sealed, or not there."""
+        spans = self.gaps.spans
+        if not len(spans) or spans[-1, 1] != self.end:
+            return None
+        return int(spans[-1, 0]), int(spans[-1, 1])
+
+    def learn(self, start: int, found: Cause) -> bool:
+        """Note the cause of the gap that starts there; whether it is another than before."""
+        if found == self.causes.get(start, UNKNOWN):
+            return False
+        if found == UNKNOWN:
+            del self.causes[start]
+        else:
+            self.causes[start] = found
+        return True
+
+
+# A gap's entry: its end and cause, None where no gap starts there any more.
+GapEntry = tuple[int, Cause] | None
+# The bar in a cell, None where there is none.
+SideOf = Callable[[int], Side | None]
 
 
 def due(level: Level) -> list[int]:
@@ -176,3 +205,44 @@ def ledger_changes(before: Coverage, after: Coverage) -> dict[int, int | None]:
     changes: dict[int, int | None] = {start: None for start in old if start not in new}
     changes.update({start: end for start, end in new.items() if old.get(start) != end})
     return dict(sorted(changes.items()))
+
+
+def judge(
+    ledger: Ledger, write: SealWrite, span: int, side_of: SideOf, *, derived: bool
+) -> dict[int, GapEntry]:
+    """The ledger's entries to write, by the start of the gap: those that changed with this seal,
+    and those to which the bars beside them now give another cause.
+
+    Looks up two bars for each gap in or beside a written block (`span` cells); notes the causes.
+    """
+    gaps = ledger.gaps.spans
+    doubtful = {(start, end) for start, end in write.gaps.items() if end is not None}
+    for block in write.blocks:
+        doubtful.update(touching(gaps, block.block, block.block + span))
+    last = ledger.open_gap()
+    if last is not None:
+        doubtful.add(last)
+    entries: dict[int, GapEntry] = {}
+    for start, end in write.gaps.items():
+        if end is None:
+            entries[start] = None
+            ledger.causes.pop(start, None)
+    for start, end in doubtful:
+        found = cause_between((start, end), side_of(start - 1), side_of(end), derived=derived)
+        if ledger.learn(start, found) or start in write.gaps:
+            entries[start] = end, found
+    return dict(sorted(entries.items()))
+
+
+def cause_between(
+    gap: Interval, before: Side | None, after: Side | None, *, derived: bool
+) -> Cause:
+    """The cause that the bars on both sides prove. A worker has no other evidence."""
+    if before is None or after is None:
+        return UNKNOWN
+    evidence = Evidence(
+        last_id_before=before.trusted_last(derived=derived),
+        first_id_after=after.trusted_first(derived=derived),
+        whole_sides=not (before.flags | after.flags) & PARTIAL,
+    )
+    return cause(gap, evidence)

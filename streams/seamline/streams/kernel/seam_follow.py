@@ -151,12 +151,21 @@ class Follower:
     def tick(self, now_ns: int) -> None:
         """Raises SeamBroken for a gap that was awaited for as long as the caller allows."""
         for key, (gap, deadline_ns) in list(self._awaited.items()):
-            runs = self._absent(self._symbols[gap.symbol], gap.start_ns, gap.end_ns)
-            if not runs:
+            left = self._still_missing(gap)
+            if not left:
                 del self._awaited[key]
             elif now_ns >= deadline_ns:
-                left = [Gap(gap.symbol, a, b, n, gap.cause) for a, b, n in runs]
                 raise gap_error(self._request, left, waited_s=self._wait_ns / 1e9)
+
+    def _still_missing(self, awaited: Gap) -> list[Gap]:
+        """What is left of an awaited gap: bars may have come, or the proof that nobody traded."""
+        known = self._symbols[awaited.symbol]
+        runs = self._absent(known, awaited.start_ns, awaited.end_ns)
+        entries = sorted((g.start_ns, g.end_ns, g.cause) for g in known.ledger.values())
+        named, rest = explained(self._request.grid, runs, entries)
+        left = [run for run in named if run[3] != NO_TRADES]
+        left += [(*run, awaited.cause) for run in rest]
+        return [Gap(awaited.symbol, a, b, n, cause) for a, b, n, cause in sorted(left)]
 
     def closed_through(self, symbols: Iterable[str], watermark_ns: int) -> None:
         """All bars before the watermark were sent, and what was sent has been given here."""

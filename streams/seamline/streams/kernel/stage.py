@@ -9,15 +9,16 @@ not know: where rows come from (`intake`), how batches are sent (`owner`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from seamline.schemas.codec import encode_conformed
 from seamline.schemas.codec_blocks import decode_block, encode_block
-from seamline.schemas.columns import F8, I8, PRICE_FIELDS, Block, ConformedColumns
+from seamline.schemas.columns import F8, I8, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.fingerprint import block_digest, group_of, merkle_group, merkle_top
 from seamline.schemas.preset import Preset
@@ -31,6 +32,7 @@ from seamline.schemas.topics import (
     topic_name,
 )
 from seamline.streams.kernel.block_index import BlockIndex, Entry
+from seamline.streams.kernel.gap_causes import Side
 from seamline.streams.kernel.intake import QUARANTINED
 from seamline.streams.kernel.level import (
     B_BLOCK,
@@ -39,40 +41,37 @@ from seamline.streams.kernel.level import (
     B_SYMBOL,
     B_WRITTEN,
     CELL,
-    CELL_WIDTH,
     CHILD,
     COUNTED,
-    FIRST_ID,
-    FLAGS,
-    KNOWN,
-    LAST_ID,
-    OFFSET,
-    ORIGIN,
     PRESENT,
-    RECEIVED,
     REG_SYMBOLS,
-    REVISION,
     S_COUNTS,
     S_FIRST,
     S_FRONTIER,
     S_LIVE,
     SEALED,
-    SOURCE,
     SYMBOL,
-    TRADES,
     UNSET,
-    VALS_WIDTH,
     Level,
     Rows,
     Written,
+)
+from seamline.streams.kernel.level_columns import (
+    cells_of_columns,
+    columns_of_rows,
+    fill_slot,
+    side_of_row,
 )
 from seamline.streams.kernel.merge import DONE, NEED_BLOCK, NEED_SLOT, merge
 from seamline.streams.kernel.protocol import Batch, Header, Want
 from seamline.streams.kernel.seal import (
     BlockWrite,
+    GapEntry,
     Ledger,
     SealWrite,
+    cause_between,
     due,
+    judge,
     log_offset,
     releasable,
     write_seal,
@@ -134,6 +133,8 @@ class Stage:
         self.index = index
         self.ledgers: dict[int, Ledger] = {}
         self.seals: dict[int, SymbolSeal] = {}
+        # Symbols with a gap that reaches the frontier, and the bar before it once it was needed.
+        self.watched: dict[int, Side | None] = {}
         # Values that a revision replaced, until their block is written: (symbol, block) -> rows.
         self.replaced: dict[tuple[int, int], list[tuple[I8, F8]]] = {}
         # Every log row of the next transaction gets this offset or a later one.
@@ -196,7 +197,10 @@ class Stage:
         keys = self._keys()
         symbols = cols[:, SYMBOL]
         output.values += encode_conformed(
-            keys, symbols.astype(np.int32), self._columns(cols, vals), self._ids["conformed_bar"]
+            keys,
+            symbols.astype(np.int32),
+            columns_of_rows(self.preset, cols, vals),
+            self._ids["conformed_bar"],
         )
         output.keys += [keys[symbol] for symbol in symbols.tolist()]
 
@@ -210,27 +214,6 @@ class Stage:
             cols = replaced.cols[i]
             place = int(cols[SYMBOL]), int(cols[CELL] - cols[CELL] % self.level.span)
             self.replaced.setdefault(place, []).append((cols.copy(), replaced.vals[i].copy()))
-
-    def _columns(self, cols: I8, vals: F8) -> ConformedColumns:
-        preset = self.preset
-        return ConformedColumns(
-            open_time_ns=cols[:, CELL] * preset.interval_ns + preset.grid_origin_ns,
-            open=np.ascontiguousarray(vals[:, 0]),
-            high=np.ascontiguousarray(vals[:, 1]),
-            low=np.ascontiguousarray(vals[:, 2]),
-            close=np.ascontiguousarray(vals[:, 3]),
-            volume=np.ascontiguousarray(vals[:, 4]),
-            quote_volume=np.ascontiguousarray(vals[:, 5]),
-            trades=np.ascontiguousarray(cols[:, TRADES]),
-            first_trade_id=np.ascontiguousarray(cols[:, FIRST_ID]),
-            last_trade_id=np.ascontiguousarray(cols[:, LAST_ID]),
-            source=cols[:, SOURCE].astype(np.uint8),
-            received_time_ns=np.ascontiguousarray(cols[:, RECEIVED]),
-            revision=cols[:, REVISION].astype(np.int32),
-            flags=cols[:, FLAGS].astype(np.int32),
-            known_time_ns=np.ascontiguousarray(cols[:, KNOWN]),
-            origin=cols[:, ORIGIN].astype(np.uint8),
-        )
 
     # --- blocks back from storage
 
@@ -263,8 +246,10 @@ class Stage:
 
     def seal(self, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
         """Write the blocks, seals, ledger entries and reports of every symbol that needs them."""
-        for symbol in due(self.level):
+        symbols = due(self.level)
+        for symbol in symbols:
             self._seal(write_seal(self.level, self.ledgers, symbol, self.bound), known_ns, findings)
+        self._watch([symbol for symbol in self.watched if symbol not in symbols], known_ns)
 
     def reseal(self, symbol: int, known_ns: int) -> None:
         """The same seal with a newer log offset: an idle symbol must not keep an old one."""
@@ -306,7 +291,7 @@ class Stage:
                 "live": bool(self.level.state.sym[symbol, S_LIVE]),
             },
         )
-        self._gaps(name, write.gaps, known_ns)
+        self._gaps(symbol, write, known_ns)
         self.sealed += 1
 
     def _roots(self, facts: SymbolSeal, name: str) -> dict[int, bytes]:
@@ -333,7 +318,7 @@ class Stage:
         state, preset = self.level.state, self.preset
         cols = state.cells[write.slot, write.cells].copy()
         cols[:, CELL] = write.block + write.cells
-        columns = self._columns(cols, state.vals[write.slot, write.cells])
+        columns = columns_of_rows(self.preset, cols, state.vals[write.slot, write.cells])
         start_ns = self.time_of(write.block)
         digest = block_digest(name, columns)
         claim = write.claim or (write.block, write.block)
@@ -405,28 +390,76 @@ class Stage:
         output.values += encode_conformed(
             keys,
             cols[:, SYMBOL].astype(np.int32),
-            self._columns(cols, vals),
+            columns_of_rows(self.preset, cols, vals),
             self._ids["conformed_bar"],
         )
         output.keys += [keys[symbol]] * len(rows)
 
-    def _gaps(self, name: str, changes: dict[int, int | None], known_ns: int) -> None:
-        for start, end in changes.items():
-            key = gap_key(name, self.time_of(start))
-            if end is None:
-                output = self._output("gaps", "gap", "none")
-                output.keys.append(key)
-                output.values.append(None)
+    def _gaps(self, symbol: int, write: SealWrite, known_ns: int) -> None:
+        ledger = self.ledgers.get(symbol)
+        if ledger is None:
+            return
+        level = self.level
+        entries = judge(
+            ledger, write, level.span, partial(self._side, symbol), derived=level.derived
+        )
+        for start, entry in entries.items():
+            self._gap(symbol, start, entry, known_ns)
+        if ledger.open_gap() is None:
+            self.watched.pop(symbol, None)
+        else:
+            self.watched[symbol] = None
+
+    def _watch(self, symbols: Iterable[int], known_ns: int) -> None:
+        """Gaps that reach the frontier get their cause when a bar comes right after them, and not
+        only with the next seal, which may be a block later."""
+        level = self.level
+        for symbol in symbols:
+            ledger = self.ledgers[symbol]
+            gap = ledger.open_gap()
+            after = None if gap is None else self._side(symbol, gap[1])
+            if gap is None or after is None:
                 continue
-            gap = {
-                "symbol": name,
-                "start_ns": self.time_of(start),
-                "end_ns": self.time_of(end),
-                "bars": end - start,
-                "cause": "unknown",
-                "known_time_ns": known_ns,
-            }
-            self._put("gaps", "gap", key, gap)
+            before = self.watched[symbol] = self.watched[symbol] or self._side(symbol, gap[0] - 1)
+            found = cause_between(gap, before, after, derived=level.derived)
+            if ledger.learn(gap[0], found):
+                self._gap(symbol, gap[0], (gap[1], found), known_ns)
+
+    def _side(self, symbol: int, cell: int) -> Side | None:
+        """The bar in a cell: from its slot, else from the stored block, one read at most."""
+        level = self.level
+        block = cell - cell % level.span
+        slot = level.find_slot(symbol, block)
+        if slot >= 0:
+            row = level.state.cells[slot, cell - block]
+            return side_of_row(row) if row[PRESENT] else None
+        entry = self.index.get(level.symbols[symbol], self.time_of(block))
+        if entry is None or not entry.rows or cell >= level.state.sym[symbol, S_FRONTIER]:
+            return None
+        columns = decode_block(self._load(entry)).columns
+        at = int(np.searchsorted(columns.open_time_ns, self.time_of(cell)))
+        if at == len(columns) or columns.open_time_ns[at] != self.time_of(cell):
+            return None
+        return side_of_row(cells_of_columns(columns.take(slice(at, at + 1)))[0][0])
+
+    def _gap(self, symbol: int, start: int, entry: GapEntry, known_ns: int) -> None:
+        name = self.level.symbols[symbol]
+        key = gap_key(name, self.time_of(start))
+        if entry is None:
+            output = self._output("gaps", "gap", "none")
+            output.keys.append(key)
+            output.values.append(None)
+            return
+        end, found = entry
+        gap = {
+            "symbol": name,
+            "start_ns": self.time_of(start),
+            "end_ns": self.time_of(end),
+            "bars": end - start,
+            "cause": found,
+            "known_time_ns": known_ns,
+        }
+        self._put("gaps", "gap", key, gap)
 
     def _report(
         self,
@@ -532,31 +565,3 @@ def _child_rows(child: Written, number: int) -> Rows:
 
 def fingerprint_header(schema: str) -> tuple[Header, ...]:
     return ((HEADER_FINGERPRINT, SCHEMAS[schema].header),)
-
-
-def fill_slot(level: Level, slot: int, cells: I8, columns: ConformedColumns) -> None:
-    """Put stored bars into an empty slot."""
-    places = cells - level.state.slot[slot, B_BLOCK]
-    cols, vals = cells_of_columns(columns)
-    level.state.cells[slot, places] = cols
-    level.state.vals[slot, places] = vals
-
-
-def cells_of_columns(columns: ConformedColumns) -> tuple[I8, F8]:
-    """Stored bars as rows of `cells` and `vals`, present, not in the log."""
-    cols = np.zeros((len(columns), CELL_WIDTH), np.int64)
-    cols[:, PRESENT] = 1
-    cols[:, SOURCE] = columns.source
-    cols[:, REVISION] = columns.revision
-    cols[:, FLAGS] = columns.flags
-    cols[:, KNOWN] = columns.known_time_ns
-    cols[:, RECEIVED] = columns.received_time_ns
-    cols[:, ORIGIN] = columns.origin
-    cols[:, TRADES] = columns.trades
-    cols[:, FIRST_ID] = columns.first_trade_id
-    cols[:, LAST_ID] = columns.last_trade_id
-    cols[:, OFFSET] = -1
-    vals = np.empty((len(columns), VALS_WIDTH), np.float64)
-    for j, name in enumerate((*PRICE_FIELDS, "quote_volume")):
-        vals[:, j] = getattr(columns, name)
-    return cols, vals

@@ -1,0 +1,144 @@
+"""The causes that the worker writes into the gap ledger, and how they follow the bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from machine_world import FIVE, PARENT, SYMBOLS, Row, World, block_value
+
+A = SYMBOLS[0]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.machine.close()
+
+
+def numbered(minutes: range, *, empty: range = range(0), source: int = 1) -> list[Row]:
+    """Two trades in each minute, none in the minutes `empty`; those have no bar."""
+    rows, number = [], 100
+    for minute in minutes:
+        if minute not in empty:
+            rows.append(Row(A, minute, 100.0, source, ids=(number, number + 1)))
+            number += 2
+    return rows
+
+
+def numbered_at(minute: int, first: int, last: int, source: int = 1) -> Row:
+    return Row(A, minute, 100.0, source, ids=(first, last))
+
+
+def history(block: int, rows: list[Row]) -> bytes:
+    inside = [row for row in rows if block <= row.minute < block + 240]
+    return block_value(PARENT, A, block, inside, start=block, through=block + 240)
+
+
+def test_ids_that_join_prove_that_nobody_traded(world: World) -> None:
+    world.land_bars("live", numbered(range(1300), empty=range(50, 55)))
+    world.run("live")
+    assert world.causes() == {(A, 50, 55): "no_trades"}
+    assert world.causes(FIVE) == {(A, 50, 55): "no_trades"}
+
+
+def test_ids_that_jump_prove_a_loss(world: World) -> None:
+    world.land_bars("live", [r for r in numbered(range(260)) if r.minute not in range(50, 55)])
+    world.run("live")
+    assert world.causes() == {(A, 50, 55): "our_loss"}
+
+
+def test_a_derived_gap_is_no_loss_where_the_bars_beside_it_lack_inputs(world: World) -> None:
+    world.land_bars("live", [r for r in numbered(range(1300)) if r.minute not in range(49, 55)])
+    world.run("live")
+    assert world.causes() == {(A, 49, 55): "our_loss"}
+    assert world.causes(FIVE) == {(A, 50, 55): "unknown"}
+
+
+@pytest.mark.parametrize("source", [2, 3])
+def test_ids_of_a_bar_that_may_have_been_open_prove_nothing(world: World, source: int) -> None:
+    rows = numbered(range(260), empty=range(50, 55))
+    rows[49] = numbered_at(49, *rows[49].ids, source=source)
+    world.land_bars("live", rows)
+    world.run("live")
+    assert world.causes() == {(A, 50, 55): "unknown"}
+    world.land_bars("live", [numbered_at(49, *rows[49].ids, source=0)])
+    world.run("live")
+    assert world.causes() == {(A, 50, 55): "no_trades"}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_gap_at_the_frontier_gets_its_cause_with_the_next_bar(world: World, crash: bool) -> None:
+    rows = numbered(range(260), empty=range(238, 241))
+    world.land_bars("live", [r for r in rows if r.minute < 240])
+    world.land_heartbeat(242)
+    world.run("live")
+    assert world.causes() == {(A, 238, 240): "unknown"}
+    if crash:
+        world.crash()
+    world.land_bars("live", [numbered_at(240, *rows[238].ids)])
+    seals = world.seals()
+    world.run("live")
+    assert world.causes() == {(A, 238, 240): "no_trades"}
+    assert world.seals() == seals
+    if crash:
+        world.crash()
+    # A revision of its ids takes the proof away.
+    world.land_bars("live", [numbered_at(240, 3, 4)])
+    world.run("live")
+    assert world.causes() == {(A, 238, 240): "unknown"}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_cause_follows_revisions_of_the_bars_beside_it(world: World, crash: bool) -> None:
+    rows = numbered(range(800), empty=range(100, 110))
+    world.land_bars("live", rows)
+    world.run("live")
+    for last, cause in ((301, "unknown"), (298, "our_loss"), (299, "no_trades"), (300, "unknown")):
+        if crash:
+            world.crash()
+        world.land_bars("live", [numbered_at(99, 298, last, source=0)])
+        world.run("live")
+        assert world.causes() == {(A, 100, 110): cause}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_gap_that_is_split_or_filled_is_judged_anew(world: World, crash: bool) -> None:
+    world.land_bars("live", numbered(range(800), empty=range(100, 110)))
+    world.run("live")
+    assert world.causes() == {(A, 100, 110): "no_trades"}
+    if crash:
+        world.crash()
+    world.land_bars("live", [Row(A, 104, 100.0)])
+    world.run("live")
+    assert world.causes() == {(A, 100, 104): "unknown", (A, 105, 110): "unknown"}
+    if crash:
+        world.crash()
+    for minute in (105, 106, 107, 108, 109):
+        world.land_bars("live", [Row(A, minute, 100.0)])
+    world.run("live")
+    assert world.causes() == {(A, 100, 104): "unknown"}
+
+
+@pytest.mark.parametrize("order", [(0, 240, 480), (480, 0, 240), (480, 240, 0), (240, 480, 0)])
+@pytest.mark.parametrize("crash", [False, True])
+def test_the_bars_beside_a_gap_may_lie_in_other_blocks(
+    world: World, order: tuple[int, ...], crash: bool
+) -> None:
+    rows = numbered(range(960), empty=range(230, 500))
+    world.land_bars("live", [r for r in rows if r.minute >= 720])
+    world.run("live")
+    for block in order:
+        if crash:
+            world.crash()
+        world.land("backfill", A.encode(), history(block, rows))
+        world.run("backfill")
+    assert world.causes() == {(A, 230, 500): "no_trades"}
+    if crash:
+        world.crash()
+    world.land_bars("live", [Row(A, 499, 100.0, 0)])
+    world.run("live")
+    assert world.causes() == {(A, 230, 499): "unknown"}
