@@ -1,0 +1,340 @@
+"""Every rule by which data is judged: its id, where it is judged, what it blocks, what it means.
+
+Decides: ids, severities by conformance preset, explanations. Invariants: an id is the same word in
+findings, reports, quarantine headers, counters and documents; every id that the agent or the
+pipeline can write is here; `strict-blocking` blocks what a strategy would compute with wrongly or
+could not see, and reports what was put right without loss; `permissive` blocks only what leaves
+nothing to judge. Severities decide what `conform` and `fetch` block; they route no record in the
+agent. Must not know: how a rule is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+BLOCK: Final = "block"
+REPORT: Final = "report"
+STRICT_BLOCKING: Final = "strict-blocking"
+PERMISSIVE: Final = "permissive"
+CONFORMANCE_PRESETS: Final = (STRICT_BLOCKING, PERMISSIVE)
+
+SCHEMA: Final = "schema"
+TEMPORAL: Final = "temporal"
+INTAKE: Final = "intake"
+
+_ALL: Final = ("bars", "trades", "quotes")
+_BARS: Final = ("bars",)
+_TRADES: Final = ("trades",)
+_QUOTES: Final = ("quotes",)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `stage`: schema and temporal are judged in frames and by the agent, intake by the
+    agent alone. `severity`: conformance preset -> block or report."""
+
+    id: str
+    kinds: tuple[str, ...]
+    stage: str
+    title: str
+    explanation: str
+    severity: Mapping[str, str]
+
+
+def _rule(
+    id_: str,
+    kinds: tuple[str, ...],
+    stage: str,
+    title: str,
+    explanation: str,
+    strict: str = BLOCK,
+    permissive: str = REPORT,
+) -> Rule:
+    severity = MappingProxyType({STRICT_BLOCKING: strict, PERMISSIVE: permissive})
+    return Rule(id_, kinds, stage, title, explanation, severity)
+
+
+_SCHEMA_RULES: Final = (
+    _rule(
+        *("missing_column", _ALL, SCHEMA, "A required column is absent"),
+        "The schema (or the kind, where none is given) requires a column that the frame does not "
+        "have. A strategy that reads it would fail, or worse, fall back to a default. All rows are "
+        "counted. Of trades and quotes nothing else is judged; bars are judged by what is there, "
+        "without a time column by their values alone. On the plane Avro settles this: such a "
+        "record is `undecodable`. Add the column, or state the schema that the data really has.",
+        permissive=BLOCK,
+    ),
+    _rule(
+        *("unexpected_column", _ALL, SCHEMA, "A column that the schema does not know"),
+        "The frame has a column that nobody declared: often a renamed field, or a source that "
+        "began to send more. It is kept as it is, judged by no rule, and is no part of what makes "
+        "two rows equal, so nothing of it is verified. On the plane a writer schema outside the "
+        "approved bundle is `unknown_schema`. Add the column to the schema or drop it.",
+        strict=REPORT,
+    ),
+    _rule(
+        *("dtype_cast", _ALL, SCHEMA, "A column or a time had to be converted"),
+        "A column came with another type than the schema states (texts for numbers, int64 for "
+        "float64), or times came as texts or datetimes. It was converted; a datetime without an "
+        "offset was read as UTC. That is right only if the source meant it so: a local time read "
+        "as UTC moves every bar by hours. Numbers with a stated unit are no finding. On the plane "
+        "the schema fixes the types. Let the producer write the types of the schema.",
+        strict=REPORT,
+    ),
+    _rule(
+        *("cast_failure", _ALL, SCHEMA, "A cell could not be converted"),
+        "A cell that had to be converted is not of the wanted type: `oops` is no price, 1.5 is no "
+        "integer. It becomes null and is not counted again as `non_finite`. A sum or an average "
+        "over such a column silently leaves it out. On the plane it cannot come this far: the "
+        "record is `undecodable`. Look at the sample rows and mend the source.",
+    ),
+    _rule(
+        *("non_finite", _ALL, SCHEMA, "Infinite, NaN or null where a number is required"),
+        "A required number is no finite number. NaN goes through every later calculation and a "
+        "comparison with it is false, so a stop that depends on it never triggers. In a frame an "
+        "infinity becomes null, NaN stays NaN, and the row stays. The agent puts such a record "
+        "into quarantine in canary and in strict, because there is no value to keep. Backfill the "
+        "span from a source that has the value.",
+    ),
+    _rule(
+        *("invalid_timestamp", _ALL, SCHEMA, "No time, or one that int64 nanoseconds cannot hold"),
+        "The time is null, cannot be read, is not a whole nanosecond, or lies outside 1677 to "
+        "2262. Without a time a row has no identity and no order. The row is dropped and counted "
+        "by this rule only, never wrapped around to another year; the agent puts the record into "
+        "quarantine in both modes. The usual cause is a wrong ts_unit: compare it with the source.",
+    ),
+    _rule(
+        *("missing_symbol", _ALL, SCHEMA, "A row without a symbol"),
+        "The frame has a column of symbols and the row none, so it belongs to no series: kept, it "
+        "would stand in the history of something else. It is set aside. On the plane the key must "
+        "equal the symbol, so it would be `key_mismatch`. Mend the join that lost the symbol.",
+    ),
+    _rule(
+        *("enumeration", _ALL, SCHEMA, "A value outside its enumeration"),
+        "A cell with a fixed set of values holds another: an authority that is none of "
+        "rest_settled, ws_closed, rest_fresh, ws_open, or a side that is neither buy nor sell. An "
+        "unknown authority ranks below all known ones, so it never replaces a stated value; an "
+        "unknown side becomes null. On the plane the Avro enumeration refuses it as "
+        "`undecodable`. Map the source's words to those of the schema.",
+    ),
+)
+
+_TEMPORAL_RULES: Final = (
+    _rule(
+        *("off_grid", _BARS, TEMPORAL, "The open time is not on the grid"),
+        "The open time of a bar is not a multiple of its interval (counted from the grid origin), "
+        "so it is no bar of this series: joined by time it would pair with nothing, or with the "
+        "wrong minute. It is set aside and fills no gap. The agent follows the preset's "
+        "`off_grid`: `reject` puts it into quarantine in both modes, `snap` floors it to the grid "
+        "and flags it. Check the interval and the unit of the times; some archives have weeks of "
+        "such bars.",
+    ),
+    _rule(
+        *("out_of_order", _ALL, TEMPORAL, "A row that arrives after a newer one"),
+        "A row comes after a row of its symbol with a larger time. A backtest that reads rows as "
+        "they come would trade on the future. Rows that other rules drop count as well. The result "
+        "is sorted by time, so nothing is lost; the agent merges by identity and only counts. "
+        "Many such rows point to a source that merges several connections, or to a late repair.",
+        strict=REPORT,
+    ),
+    _rule(
+        *("duplicate_equal", _ALL, TEMPORAL, "The same row more than once"),
+        "Rows repeat an identity with equal content: overlapping requests or a reconnect. Summed "
+        "twice they double a volume. One is kept, the others are dropped and counted; the agent "
+        "counts a confirmation and writes nothing, in both modes. A null beside a value is filled "
+        "and no conflict. Harmless as such; a sudden number of them costs requests.",
+        strict=REPORT,
+    ),
+    _rule(
+        *("duplicate_conflict", _ALL, TEMPORAL, "One identity, two values from one authority"),
+        "The same authority (or none) states two values for one identity, so at least one is "
+        "wrong and the arrival order decides which a strategy saw. The later one stands as a new "
+        "revision, the older stays in the log; nothing is overwritten in silence. The agent does "
+        "the same in both modes and counts it. A difference between authorities is no finding: "
+        "the higher one stands. Ask the venue again after `settle_seconds`, and see if it repeats.",
+    ),
+    _rule(
+        *("gap", _BARS, TEMPORAL, "Expected bars are absent"),
+        "Bars that the calendar expects are missing, between the first and the last bar of a "
+        "symbol or in the stated window. An indicator over n bars then silently covers more time, "
+        "and a return jumps. Nothing is filled in: the finding holds number, bounds and cause "
+        "(`no_trades` where trade ids prove it, else `unknown`). On the plane each gap has an "
+        "entry in the ledger. Backfill the ranges; what the venue never had stays named.",
+    ),
+    _rule(
+        *("boundary_misaligned", _BARS, TEMPORAL, "A step that is no multiple of the interval"),
+        "Between two neighbouring times of a symbol, off-grid rows included, lies more than one "
+        "interval and not a whole number of them: the series changed its phase there. Bars after "
+        "it may cover other minutes than their label says. It is counted per step and drops "
+        "nothing; on the plane the row behind it is `off_grid`. Look for a changed interval or a "
+        "clock that was set.",
+    ),
+    _rule(
+        *("ohlc_inconsistent", _BARS, TEMPORAL, "No trades can have made this bar"),
+        "High is below low, or open or close lies outside low to high. A stop or a limit that is "
+        "tested against high and low would fill at a price that never was. The row stays in a "
+        "frame; the agent flags it SUSPECT in canary and puts it into quarantine in strict. "
+        "Backfill the span from REST; if it repeats, the source mixes two markets.",
+    ),
+    _rule(
+        *("non_positive_price", (*_BARS, *_TRADES), TEMPORAL, "A price of zero or less"),
+        "A price of a bar (or, in the agent, of a trade) is zero or negative. Returns divide by "
+        "it and a logarithm of it is undefined. Some futures did trade below zero: then judge by "
+        "`permissive`. The row stays in a frame; the agent flags a bar SUSPECT in canary and puts "
+        "the record into quarantine in strict. Look at the source for a placeholder of no trade.",
+    ),
+    _rule(
+        *("negative_volume", _BARS, TEMPORAL, "A volume below zero"),
+        "The volume or quote volume is negative. Volume-weighted prices and limits on "
+        "participation break by its sign. Zero is allowed: nothing traded. The row stays in a "
+        "frame; the agent flags it SUSPECT in canary and puts it into quarantine in strict. The "
+        "usual cause is a correction that was sent as a bar.",
+    ),
+    _rule(
+        *("trade_ids", _BARS, TEMPORAL, "Trade ids and number of trades disagree"),
+        "The bar names its first and last trade id and a number of trades that does not fit: "
+        "last - first + 1 is another number. So the bar is not the sum of its trades, and ids "
+        "cannot prove that nothing is missing around it. The row stays in a frame; the agent flags "
+        "it SUSPECT in canary and puts it into quarantine in strict. Venues whose ids are shared "
+        "by several markets break it by nature.",
+    ),
+    _rule(
+        *("price_jump", _BARS, TEMPORAL, "A close far outside its rolling band"),
+        "The close moved by more than `jump_sigmas` (12 where nothing is said) times the rolling "
+        "volatility of its symbol. It can be news or a wrong tick; both deserve a look before an "
+        "order is sized by it. It is only reported, never blocked and never changed: dropping true "
+        "jumps would make every backtest too calm. Compare with another source at that minute.",
+        strict=REPORT,
+    ),
+    _rule(
+        *("future_time", (*_BARS, *_TRADES), INTAKE, "It would end in the future"),
+        "A closed bar, a trade or a watermark is later than the owner's clock allows (10 s). It "
+        "would close minutes that have not begun, and every true bar until then would be late. "
+        "The agent puts it into quarantine in both modes; a frame is not judged by it, because the "
+        "pipeline has no clock. Check the clocks of producer and worker, and the unit of the time.",
+    ),
+)
+
+_MARKET_RULES: Final = (
+    _rule(
+        *("missing_trade_id", _TRADES, TEMPORAL, "A trade without an id"),
+        "The trade has no id, so a repeat of it cannot be told from a second trade of the same "
+        "size: volume may be counted twice. It is kept as a trade of its own. On the plane the id "
+        "is required and its absence is `undecodable`. Take the ids of the venue; do not invent "
+        "them from row numbers.",
+    ),
+    _rule(
+        *("trade_id_gap", _TRADES, TEMPORAL, "Numbers are missing between trade ids"),
+        "Between two ids of a symbol that follow each other numbers are absent. Where a venue "
+        "counts each market by itself these are trades that were not received, and volume and "
+        "prices between them are unknown. Venues that count all markets together have such holes "
+        "always; so it is only reported. Ask the venue for the ids in between.",
+        strict=REPORT,
+    ),
+    _rule(
+        *("invalid_price", (*_TRADES, *_QUOTES), TEMPORAL, "A price, bid or ask of zero or less"),
+        "The price of a trade, or bid or ask of a quote, is zero or negative; the columns say "
+        "which. A zero bid often means an empty side of the book, and a mid of it is a price that "
+        "nobody quoted. No spread is computed from it. The row stays in a frame; the agent's name "
+        "for a trade is `non_positive_price`. Read an empty side as null at the source.",
+    ),
+    _rule(
+        *("invalid_size", (*_TRADES, *_QUOTES), TEMPORAL, "A size of zero or less"),
+        "The size of a trade, or of a bid or ask, is zero or negative; the columns say which. "
+        "Volume-weighted prices divide by sums of it. The row stays in a frame; the agent's name "
+        "for a trade is `non_positive_size`. Some feeds send zero to delete a level: that is no "
+        "quote and belongs into another table.",
+    ),
+    _rule(
+        *("non_positive_size", _TRADES, INTAKE, "A landed trade with a size of zero or less"),
+        "The agent's name of `invalid_size`: a landed trade says that nothing, or less, changed "
+        "hands, and every volume that includes it is wrong. In canary it is counted and passes, in "
+        "strict it goes to quarantine; a frame names it `invalid_size` and keeps the row. Look at "
+        "what the venue means by such a record.",
+    ),
+    _rule(
+        *("crossed_quotes", _QUOTES, TEMPORAL, "The bid is not below the ask"),
+        "Bid is at or above ask, both valid. Within one venue such a book would trade at once, so "
+        "two sides of different times were put together; a strategy would see an arbitrage that "
+        "does not exist. The row stays and is only counted. Build both sides from one snapshot and "
+        "its updates, in their order.",
+    ),
+    _rule(
+        *("wide_spread", _QUOTES, TEMPORAL, "The spread is above the stated limit"),
+        "(ask - bid) / bid is above `wide_spread_percent`, both valid and not crossed. A mid of "
+        "such a quote is nobody's price, and a fill would cost the spread. The row stays and is "
+        "only counted; without a stated limit the rule is not judged. Compare with the market's "
+        "usual spread at that hour before you trade on it.",
+    ),
+)
+
+_INTAKE_RULES: Final = (
+    _rule(
+        *("undecodable", _ALL, INTAKE, "The bytes are not a record of the schema"),
+        "A landed record has no Confluent frame, or its bytes do not decode by its writer schema. "
+        "Nothing is known of it, not even its time, so a bar may be missing somewhere. It goes to "
+        "quarantine in canary and in strict, bytes as they came; frames know `cast_failure` "
+        "instead. The header `seamline-detail` says where decoding failed. Mend the producer and "
+        "land the data again.",
+    ),
+    _rule(
+        *("wrong_partition", _ALL, INTAKE, "The producer partitions by another hash"),
+        "The record lies in a partition that murmur2 of its key does not name. Two owners would "
+        "each keep a truth of the same symbol, and a reader would see one of them. It goes to "
+        "quarantine in both modes; frames have no partitions. Set `partitioner=murmur2_random` in "
+        "clients of librdkafka.",
+    ),
+    _rule(
+        *("key_mismatch", _ALL, INTAKE, "The key is not the symbol"),
+        "The key of a landed record is not the UTF-8 symbol of its value. Order by symbol and "
+        "compaction follow the key, so its bars would reach the wrong series or owner. It goes to "
+        "quarantine in both modes; frames have no keys. Mend the producer and land the data again.",
+    ),
+    _rule(
+        *("unknown_schema", _ALL, INTAKE, "The schema is not of the approved bundle"),
+        "The writer schema of a landed record is not approved, or is that of another record. Its "
+        "fields could mean anything: a price in cents decodes as well as one in dollars. It goes "
+        "to quarantine in both modes; frames know `unexpected_column`. Register the approved "
+        "schemas and use their ids.",
+    ),
+    _rule(
+        *("registry_unavailable", _ALL, INTAKE, "An unseen schema id while the registry is down"),
+        "A record names a schema id that was not seen before, and the registry does not answer. To "
+        "guess the schema would be to guess prices. It goes to quarantine in both modes while "
+        "known ids flow on; frames need no registry. Bring the registry back, then land the "
+        "records again or backfill the span.",
+    ),
+    _rule(
+        *("null_value", _ALL, INTAKE, "A record without a value that is no heartbeat"),
+        "A null value on a landing topic without the headers of a heartbeat. It says neither a bar "
+        "nor that there is none, and must not count as proof that time has passed. It goes to "
+        "quarantine in both modes; in a frame a null is judged cell by cell. Mend the producer.",
+    ),
+    _rule(
+        *("invalid_block", _BARS, INTAKE, "A block that is not one of the preset"),
+        "A landed block has another span or interval than the preset, rows or a range outside its "
+        "bounds, or a digest that is not that of its rows. Its promise of completeness cannot be "
+        "believed, so it could hide a gap. It goes to quarantine in both modes as a whole; frames "
+        "have no blocks. Mend the producer and land the range again.",
+    ),
+    _rule(
+        *("too_many_symbols", _ALL, INTAKE, "More symbols than one decoder may know"),
+        "One worker met more than 65,536 symbols in one partition; the limit keeps a broken "
+        "producer from filling its memory. Bars of the symbol are missing until this is mended. "
+        "The record goes to quarantine in both modes; frames have no such limit. Use more "
+        "partitions or presets, or find the producer that makes symbols up.",
+    ),
+)
+
+RULES: Final[Mapping[str, Rule]] = MappingProxyType(
+    {rule.id: rule for rule in (*_SCHEMA_RULES, *_TEMPORAL_RULES, *_MARKET_RULES, *_INTAKE_RULES)}
+)
+
+
+def severity(rule: str, preset: str) -> str:
+    """`block` or `report`. A rule that is not registered blocks: it was not argued for."""
+    found = RULES.get(rule)
+    return BLOCK if found is None else found.severity[preset]
