@@ -62,6 +62,15 @@ class ContractError(SeamlineError):
     """The data cannot meet what was required of it; nothing partial was returned."""
 
 
+class ConformancePipelineError(ContractError):
+    """The conformance of a frame blocked it, or could not be judged at all; no row was returned.
+
+    `fields`: `report` (the ConformanceReport of the run, None where a rule crashed; then
+    `__cause__` is what it raised), `blocked` (the rules that block), `counts` (rule -> count),
+    `rows_returned` (0).
+    """
+
+
 class TransportError(SeamlineError):
     """Another system (broker, registry, venue) is unreachable or failing."""
 
