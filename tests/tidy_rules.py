@@ -53,7 +53,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "mode": ("seamline.streams.apps",),
     "aiokafka": ("seamline.connectors.kafka",),
     "confluent_kafka": ("seamline.connectors.kafka", "seamline.connectors.registry"),
-    "pandas": ("seamline.sdk.frames",),
+    # Frames of bars out of a stream, and any frame in and out of conformance.
+    "pandas": ("seamline.sdk.frames", "seamline.sdk.frames_tables"),
     "exchange_calendars": ("seamline.connectors.calendars",),
     "prometheus_client": ("seamline.connectors.metrics",),
     "fastavro": ("seamline.schemas.records",),
@@ -63,6 +64,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
         "seamline.connectors.stores",
         "seamline.connectors.venues",
         "seamline.sdk.frames",
+        "seamline.sdk.frames_tables",
     ),
     "yaml": ("seamline.presets",),
     "jgo": ("seamline.connectors.embedded",),

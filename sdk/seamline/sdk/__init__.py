@@ -1,4 +1,4 @@
-"""What users import: the stitched stream, its events, certificates.
+"""What users import: the stitched stream, its events, certificates, conformance of frames.
 
 Names load when they are first used: the command line imports this package for `--help` too, and
 compiled kernels must find their cache directory named before numba is imported.
@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 from seamline.connectors import jit_cache
 
 if TYPE_CHECKING:
+    from seamline.schemas.errors import ConformancePipelineError
     from seamline.sdk.certificate import verify
+    from seamline.sdk.conforming import ConformedFrame, conform
     from seamline.sdk.stitching import SeamStream, stitch
+    from seamline.streams.kernel.conformance import ConformancePipeline, RegressionReportStage
+    from seamline.streams.kernel.conformance_options import options as conformance_options
+    from seamline.streams.kernel.conformance_report import ConformanceReport
+    from seamline.streams.kernel.schema_rollup import SchemaRollupStage
     from seamline.streams.kernel.seam_certificate import Certificate
     from seamline.streams.kernel.seam_events import (
         Bar,
@@ -24,21 +30,32 @@ if TYPE_CHECKING:
         Revision,
         SeamBroken,
     )
+    from seamline.streams.kernel.temporal_rollup import TemporalRollupStage
 
 __all__ = [
     "Bar",
     "CaughtUp",
     "Certificate",
+    "ConformancePipeline",
+    "ConformancePipelineError",
+    "ConformanceReport",
+    "ConformedFrame",
     "Event",
     "Gap",
     "LateBar",
+    "RegressionReportStage",
     "Revision",
+    "SchemaRollupStage",
     "SeamBroken",
     "SeamStream",
+    "TemporalRollupStage",
+    "conform",
+    "conformance_options",
     "stitch",
     "verify",
 ]
 
+_CONFORMANCE = "seamline.streams.kernel.conformance"
 _EVENTS = "seamline.streams.kernel.seam_events"
 _HOMES = {
     "SeamStream": "seamline.sdk.stitching",
@@ -47,7 +64,18 @@ _HOMES = {
     "Certificate": "seamline.streams.kernel.seam_certificate",
     **dict.fromkeys(("Bar", "CaughtUp", "Event", "Gap", "LateBar", "Revision"), _EVENTS),
     "SeamBroken": _EVENTS,
+    "ConformancePipeline": _CONFORMANCE,
+    "ConformancePipelineError": "seamline.schemas.errors",
+    "ConformanceReport": f"{_CONFORMANCE}_report",
+    "ConformedFrame": "seamline.sdk.conforming",
+    "RegressionReportStage": _CONFORMANCE,
+    "SchemaRollupStage": "seamline.streams.kernel.schema_rollup",
+    "TemporalRollupStage": "seamline.streams.kernel.temporal_rollup",
+    "conform": "seamline.sdk.conforming",
+    "conformance_options": f"{_CONFORMANCE}_options",
 }
+# Where the name there is another one.
+_NAMES = {"conformance_options": "options"}
 
 
 def __getattr__(name: str) -> Any:
@@ -55,6 +83,6 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     jit_cache.use()
-    value = getattr(import_module(home), name)
+    value = getattr(import_module(home), _NAMES.get(name, name))
     globals()[name] = value
     return value

@@ -1,4 +1,4 @@
-"""Bars as pandas DataFrames: the only module that imports pandas.
+"""Bars of a stream as pandas DataFrames.
 
 Decides: names and types of the columns of a frame. Invariants: one row for each bar, `open_time`
 and `known_time` are UTC; a null is NaN in float columns and <NA> in integer columns.
