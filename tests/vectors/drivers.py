@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vectors import (
+    conformance_drivers,
     coverage_drivers,
     feed_drivers,
     fingerprint_drivers,
@@ -14,6 +15,7 @@ from vectors.engine import CONDITIONS, DRIVERS
 __all__ = ["CONDITIONS", "DRIVERS", "MODULES"]
 
 MODULES = (
+    conformance_drivers,
     coverage_drivers,
     feed_drivers,
     fingerprint_drivers,

@@ -57,11 +57,13 @@ class Fields(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One vector as its driver sees it: `given`, and `when` as a list of calls in order."""
+    """One vector as its driver sees it: `given`, and `when` as a list of calls in order; and, of
+    what is expected, the unit in which it states its times."""
 
     id: str
     given: Fields
     calls: tuple[Fields, ...]
+    times_in: str | None = None
 
     @property
     def call(self) -> Fields:
@@ -146,6 +148,7 @@ def _differences(found: Driver, vector: Mapping[str, Any]) -> list[str]:
         str(vector["id"]),
         Fields(vector["given"], "given"),
         tuple(Fields(call, f"when[{i}]") for i, call in enumerate(calls)),
+        vector["expect"].get("ts_unit"),
     )
     observed = found(case)
     for fields in (case.given, *case.calls):
