@@ -275,3 +275,23 @@ def test_check_shows_every_faulty_preset_and_ends_with_1(tmp_path: Path) -> None
     file.write_text(BASE, encoding="utf-8")
     assert run("check", str(file))[0] == 0
     assert run("check", str(tmp_path / "missing.yaml"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("world", "preset", "in_force"),
+    [("", 2, 2), ("0", 2, 2), ("5", 2, 5), ("5", 7, 7), ("0", 0, 0)],
+)
+def test_the_larger_stabilization_of_world_and_preset_is_in_force(
+    tmp_path: Path, world: str, preset: int, in_force: int
+) -> None:
+    path = tmp_path / "presets.yaml"
+    path.write_text(BASE + f"    stabilization_bars: {preset}\n")
+    env = {loader.STABILIZATION_VARIABLE: world}
+    assert loader.load(path, env)["ohlcv.x.spot.1m"].stabilization_bars == in_force
+
+
+@pytest.mark.parametrize("world", ["-1", "2.5", "two", "65"])
+def test_a_worlds_stabilization_that_is_no_number_of_bars_is_refused(world: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        loader.load(None, {loader.STABILIZATION_VARIABLE: world})
+    assert (caught.value.parameter, caught.value.value) == (loader.STABILIZATION_VARIABLE, world)

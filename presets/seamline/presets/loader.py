@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +22,10 @@ from seamline.presets.document import Section, not_readable, parse, suggestion
 from seamline.schemas.errors import SeamlineError, UsageError
 from seamline.schemas.preset import BackfillSource, LiveFeed, Preset
 from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_duration, parse_duration, parse_time
+from seamline.streams.kernel.stabilization import effective_stabilization
 
 FILE_VARIABLE: Final = "SEAMLINE_PRESETS_FILE"
+STABILIZATION_VARIABLE: Final = "SEAMLINE_STABILIZATION_BARS"
 PACKAGED: Final = "presets.yaml"
 
 KINDS: Final = ("ohlcv", "trades")
@@ -60,13 +63,37 @@ _STORAGE: Final = re.compile(r"topic|(questdb|postgres):[A-Za-z_][\w.]*|parquet:
 def load(path: Path | None, env: Mapping[str, str]) -> Mapping[str, Preset]:
     """Presets by id in the order of the file: `path`, else `SEAMLINE_PRESETS_FILE`, else packaged.
 
-    Raises UsageError with the fields `file`, `line`, `key` for the first fault.
+    Where the world sets `SEAMLINE_STABILIZATION_BARS` too, the larger of both is in force. Raises
+    UsageError with the fields `file`, `line`, `key` for the first fault of the file, and for a
+    setting of the world that is no number of bars.
     """
     text, file = read(path, env)
     presets, faults = parse_presets(text, file)
     if faults:
         raise faults[0]
-    return MappingProxyType(presets)
+    world = _world_stabilization(env)
+    return MappingProxyType({i: _in_world(preset, world) for i, preset in presets.items()})
+
+
+def _world_stabilization(env: Mapping[str, str]) -> int | None:
+    text = env.get(STABILIZATION_VARIABLE, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,3}", text) or int(text) > STABILIZATION_MAX:
+        raise UsageError(
+            "not a number of bars",
+            parameter=STABILIZATION_VARIABLE,
+            value=text,
+            fix=f"Use a whole number from 0 to {STABILIZATION_MAX}, or leave it unset",
+        )
+    return int(text)
+
+
+def _in_world(preset: Preset, world_bars: int | None) -> Preset:
+    bars = effective_stabilization(
+        world_stabilization_bars=world_bars, preset_stabilization_bars=preset.stabilization_bars
+    )
+    return preset if bars is None else replace(preset, stabilization_bars=bars)
 
 
 def read(path: Path | None, env: Mapping[str, str]) -> tuple[str, str]:
