@@ -281,10 +281,10 @@ def log_rows(world: World, of: Preset, role: str) -> list[tuple[Any, ...]]:
         (
             decoder.symbols[decoded.sid[i]],
             minute_of(int(decoded.columns.open_time_ns[i])),
-            i,
+            record.offset,
             *full(decoded.columns, i),
         )
-        for i in range(len(records))
+        for i, record in enumerate(records)
     ]
 
 

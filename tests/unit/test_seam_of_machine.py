@@ -116,7 +116,7 @@ def request_of(preset: Preset, start_minute: int) -> Request:
 
 
 def ends_of(world: World, preset: Preset) -> dict[str, int]:
-    return {role: len(world.log.topics.get(topic_name(preset.id, role), ())) for role in ROLES}
+    return {role: world.log.fence(topic_name(preset.id, role)) for role in ROLES}
 
 
 @pytest.mark.parametrize("preset", [PARENT, CHILD], ids=["parent", "derived"])

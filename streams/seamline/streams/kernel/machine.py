@@ -252,9 +252,14 @@ class PartitionMachine:
         known_ns = self._known(clock_ns)
         for number, stage in enumerate(self._stages):
             self._seal_partial(number, clock_ns, known_ns)
+            # The log must not forget what a seal points at, however short its retention is.
+            reseal_ns = min(RESEAL_NS, stage.preset.conformed_retention_ns // RETENTION_PARTS)
             for symbol, facts in stage.seals.items():
-                idle = clock_ns - facts.known_ns >= RESEAL_NS
-                if idle and facts.conformed_offset < stage.bound:
+                idle = clock_ns - facts.offset_ns >= reseal_ns
+                # A moved frontier gets its seal with its blocks: one without them would fit to the
+                # blocks of before, and a reader between the two topics would take it.
+                moved = stage.level.state.sym[symbol, S_MOVED]
+                if idle and not moved and facts.conformed_offset < stage.bound:
                     stage.reseal(symbol, known_ns)
         return self._step(None, ROLES[0], known_ns, clock_ns)
 

@@ -1,11 +1,13 @@
 """A partition's own topics in memory: what a machine writes can be read back without a broker.
 
-Decides: nothing; it keeps what it is given. Used to compile every kernel before a worker joins its
-group, and by tests of the machine alone. Must not know: what is in a record.
+Decides: nothing; it keeps what it is given. A transaction ends with a marker that takes an offset
+in each of its topics, as on a broker. Used to compile every kernel before a worker joins its group,
+and by tests of the machine alone. Must not know: what is in a record.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,15 +38,16 @@ class MemoryLog:
 
     partition: int
     topics: dict[str, list[MemoryRecord]] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
 
     def append(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[Header] = ()
     ) -> int:
-        records = self.topics.setdefault(topic, [])
-        records.append(
-            MemoryRecord(topic, self.partition, len(records), 0, key, value, tuple(headers))
-        )
-        return len(records) - 1
+        offset = self.ends.get(topic, 0)
+        record = MemoryRecord(topic, self.partition, offset, 0, key, value, tuple(headers))
+        self.topics.setdefault(topic, []).append(record)
+        self.ends[topic] = offset + 1
+        return offset
 
     def commit(self, machine: Machine, step: Step) -> None:
         """What an owner does with a step, with a commit that never fails."""
@@ -61,10 +64,12 @@ class MemoryLog:
             ]
             if batch.want != "none":
                 offsets[number] = placed if batch.want == "all" else placed[:1]
+        for topic in {batch.topic for batch in step.batches}:
+            self.ends[topic] += 1  # the marker
         machine.committed(step, offsets)
 
     def fence(self, topic: str) -> int:
-        return len(self.topics.get(topic, ()))
+        return self.ends.get(topic, 0)
 
     def latest(self, topic: str) -> list[tuple[bytes, bytes, int]]:
         newest: Mapping[bytes | None, MemoryRecord] = {
@@ -78,12 +83,18 @@ class MemoryLog:
         return sorted(found, key=lambda entry: entry[2])
 
     def range(self, topic: str, start_offset: int | None) -> Iterator[Sequence[Stored]]:
-        records = self.topics.get(topic, [])[start_offset or 0 :]
+        records = self.topics.get(topic, [])
+        records = records[self._place(records, start_offset or 0) :]
         if records:
             yield records
 
     def one(self, topic: str, offset: int) -> MemoryRecord:
-        try:
-            return self.topics[topic][offset]
-        except (KeyError, IndexError):
-            raise ContractError("not retained", parameter="offset", value=offset) from None
+        records = self.topics.get(topic, [])
+        at = self._place(records, offset)
+        if at == len(records) or records[at].offset != offset:
+            raise ContractError("not retained", parameter="offset", value=offset)
+        return records[at]
+
+    @staticmethod
+    def _place(records: Sequence[MemoryRecord], offset: int) -> int:
+        return bisect_left(records, offset, key=lambda record: record.offset)

@@ -221,7 +221,7 @@ def _seals(stage: Stage, reader: PartitionReader) -> None:
             storage_sequence=seal["storage_sequence"],
             asked_ns=seal["asked_start_ns"],
             start_ns=seal["history_start_ns"],
-            known_ns=seal["known_time_ns"],
+            offset_ns=seal["known_time_ns"],
             conformed_offset=seal["conformed_offset"],
         )
 

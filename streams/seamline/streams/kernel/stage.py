@@ -91,7 +91,8 @@ LoadBlock = Callable[[Entry], bytes]
 class SymbolSeal:
     """What the newest seal of a symbol said, and the roots that the next one is built on.
 
-    `[asked_ns, start_ns)`: what some source was asked for before the first bar (or the frontier).
+    `[asked_ns, start_ns)`: what some source was asked for before the first bar (or the frontier);
+    `offset_ns`: known time of the seal that first said `conformed_offset`.
     """
 
     sequence: int = 0
@@ -100,7 +101,7 @@ class SymbolSeal:
     start_ns: int = UNSET
     blocks: int = 0
     rows: int = 0
-    known_ns: int = 0
+    offset_ns: int = 0
     conformed_offset: int = 0
     groups: dict[int, bytes] | None = None
     reported: I8 = field(default_factory=lambda: np.zeros(len(COUNTED), np.int64))
@@ -252,8 +253,12 @@ class Stage:
         self._watch([symbol for symbol in self.watched if symbol not in symbols], known_ns)
 
     def reseal(self, symbol: int, known_ns: int) -> None:
-        """The same seal with a newer log offset: an idle symbol must not keep an old one."""
+        """The same seal with a newer log offset: an idle symbol must not keep an old one. Bars
+        behind the frontier are compared with the log no more: it is about to forget them."""
         frontier = int(self.level.state.sym[symbol, S_FRONTIER])
+        for slot in self.level.slots_of(symbol):
+            sealed = max(0, frontier - int(self.level.state.slot[slot, B_BLOCK]))
+            self.level.state.cells[slot, :sealed, OFFSET] = -1
         offset = log_offset(self.level, symbol, self.bound)
         self._seal(SealWrite(symbol, frontier, offset, (), {}), known_ns, Counter())
 
@@ -271,7 +276,8 @@ class Stage:
         frontier_ns = self.time_of(write.frontier)
         start_ns = frontier_ns if first == UNSET else self.time_of(first)
         facts.asked_ns, facts.start_ns = self._asked(symbol, facts, start_ns), start_ns
-        facts.known_ns, facts.conformed_offset = known_ns, write.offset
+        if write.offset != facts.conformed_offset or facts.sequence == 1:
+            facts.offset_ns, facts.conformed_offset = known_ns, write.offset
         self._put(
             "seals",
             "seal",
@@ -544,7 +550,9 @@ class Stage:
         """The transaction is committed: its log rows begin at `log_offset_first`, its blocks lie at
         `blocks`."""
         if log_offset_first is not None:
-            self.bound = log_offset_first + log_rows
+            # The marker of the transaction takes an offset too. Without it a seal could never point
+            # at the end of a log that retention has emptied.
+            self.bound = log_offset_first + log_rows + 1
         staged, self._staged = self._staged, []
         self.index.commit(staged, blocks)
         state = self.level.state
