@@ -43,6 +43,7 @@ from seamline.streams.kernel.level import (
     CELL,
     CHILD,
     COUNTED,
+    OFFSET,
     PRESENT,
     REG_SYMBOLS,
     S_COUNTS,
