@@ -171,8 +171,8 @@ def conform_bars(batch: BarBatch, symbols: int, rules: BarRules) -> Conformed:
     accepted = kernels.settle(columns, special, entries, verdict, log_rows, log_revision)
 
     wanted = _wanted(columns, grid, rules, special, off_grid)
-    state = np.zeros((symbols, 4), np.int64)
-    state[:, kernels.Z_NEXT_CELL] = -1
+    state = np.full((symbols, 3), -1, np.int64)
+    state[0, kernels.Z_OFF] = 0
     state[1:, kernels.Z_OFF] = wanted.off_end[:-1]
     standing = np.empty(kept, np.int64)
     revision = np.zeros(kept, np.int32)
@@ -183,8 +183,7 @@ def conform_bars(batch: BarBatch, symbols: int, rules: BarRules) -> Conformed:
             *(columns, grid, wanted, table, entries, state),
             *(standing, revision, patches, verdict, counts),
         )
-    found, misaligned, patched, _ = counts.tolist()
-    gaps = gaps[:found]
+    _, misaligned, patched, _ = counts.tolist()
     return Conformed(
         rows=standing,
         revision=revision,

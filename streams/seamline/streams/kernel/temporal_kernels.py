@@ -59,9 +59,9 @@ P_ROW, P_ENTRY, P_REVISION = range(3)
 # Columns of the state of a symbol in pass 1: the time after its newest one on the grid, its newest
 # time of all, the place of its newest one on the grid.
 A_NEXT, A_NEWEST, A_PLACE = range(3)
-# Columns of the state of a symbol in pass 3: its last standing row, the cell after that row's (in
-# cells of the table), the next of its off-grid times, whether it has a row.
-Z_ROW, Z_NEXT_CELL, Z_OFF, Z_SEEN = range(4)
+# Columns of the state of a symbol in pass 3: its last standing row, the place where the next cell's
+# places begin, the next of its off-grid times.
+Z_ROW, Z_NEXT, Z_OFF = range(3)
 # Columns of the band of a symbol: last close, sum of weighted squares, sum of weights, returns.
 J_CLOSE, J_SQUARES, J_WEIGHTS, J_RETURNS = range(4)
 # Places of `counts`.
@@ -164,7 +164,7 @@ def _broken(open_: float, high: float, low: float, close: float, volume: float) 
 
 @njit
 def _judge_values(values: Any, verdict: Any) -> None:
-    """One comparison of all five first: a NaN fails it, an infinity too, so the rest is rare."""
+    """One look at all five first: a NaN fails it, an infinity too, so the rest is rare."""
     open_, high, low, close, volume = values
     for i in range(len(open_)):
         o, h, l, c, v = open_[i], high[i], low[i], close[i], volume[i]  # noqa: E741
@@ -178,10 +178,8 @@ def _judge_values(values: Any, verdict: Any) -> None:
             & (v >= 0)
             & (v < np.inf)
         )
-        verdict[i] = 0 if fine else NON_FINITE
-    for i in range(len(open_)):
-        if verdict[i] != 0:
-            verdict[i] = _broken(open_[i], high[i], low[i], close[i], volume[i])
+        if not fine:
+            verdict[i] = _broken(o, h, l, c, v)
 
 
 @njit
@@ -194,7 +192,7 @@ def judge(
     _judge_values(columns.values, verdict)
     kept, specials, entries, off_grid = 0, 0, 0, 0
     for i in range(len(symbol)):
-        s = symbol[i]
+        s = np.uint32(symbol[i])  # an index without a sign needs no second look
         t = time[i]
         # Nearly all rows: the cell after the symbol's newest one, hence new and in order. A time
         # after the newest never equals TIME_MIN, which stands for "no next cell".
@@ -360,9 +358,7 @@ def settle(
     accepted, done = 0, 0
     for n in range(len(special)):
         row = special[n, P_ROW]
-        for i in range(done, row):
-            log_rows[accepted + i - done] = i
-        accepted += row - done
+        accepted = _log(log_rows, accepted, done, row)
         done = row + 1
         if special[n, P_REVISION] > 0:
             log_rows[accepted] = row
@@ -370,9 +366,16 @@ def settle(
             accepted += 1
         if special[n, P_ENTRY] >= 0:
             verdict[row] |= entries[special[n, P_ENTRY], E_BITS]
-    for i in range(done, len(verdict)):
-        log_rows[accepted + i - done] = i
-    return accepted + len(verdict) - done
+    return _log(log_rows, accepted, done, len(verdict))
+
+
+@njit
+def _log(log_rows: Any, accepted: int, first: int, end: int) -> Any:
+    """Accept rows first..end-1. Returns the number of accepted rows."""
+    part = log_rows[accepted : accepted + end - first]
+    for k in range(len(part)):
+        part[k] = first + k
+    return accepted + len(part)
 
 
 @njit
@@ -410,13 +413,20 @@ def _misaligned(before: int, after: int, interval: int) -> Any:
 
 @njit
 def _steps(
-    wanted: Any, state: Any, counts: Any, s: Any, before: Any, t: Any, ends: bool, interval: int
+    wanted: Any,
+    state: Any,
+    counts: Any,
+    s: Any,
+    seen: bool,
+    before: Any,
+    t: Any,
+    ends: bool,
+    interval: int,
 ) -> None:
-    """Count the misaligned steps from the last standing row of a symbol (at `before`) over its
-    off-grid times to `t` or, where `ends`, to the last of them."""
+    """Count the misaligned steps from the last standing row of a symbol (at `before`, if `seen`)
+    over its off-grid times to `t` or, where `ends`, to the last of them."""
     off_times = wanted.off_times
     at = state[s, Z_OFF]
-    seen = state[s, Z_SEEN] != 0
     while at < wanted.off_end[s] and (ends or off_times[at] < t):
         if not seen or off_times[at] > before:
             if seen:
@@ -435,70 +445,114 @@ def _judge_jumps(rows: Any, symbol: Any, closes: Any, wanted: Any, band: Any, ve
     limit, decay = wanted.limit, wanted.decay
     for k in range(len(rows)):
         row = rows[k]
-        close, s = closes[row], symbol[row]
+        close, s = closes[row], np.uint32(symbol[row])
         if not 0.0 < close < np.inf:
             continue
-        before = band[s, J_CLOSE]
+        before, squares = band[s, J_CLOSE], band[s, J_SQUARES]
+        weights, returns = band[s, J_WEIGHTS], band[s, J_RETURNS]
         band[s, J_CLOSE] = close
         if before == 0.0:
             continue
         change = close / before - 1.0
         square = change * change
-        if (
-            band[s, J_RETURNS] >= RETURNS_MIN
-            and band[s, J_SQUARES] > 0.0
-            and square * band[s, J_WEIGHTS] > limit * band[s, J_SQUARES]
-        ):
+        if square * weights > limit * squares and returns >= RETURNS_MIN and squares > 0.0:
             verdict[row] |= PRICE_JUMP
         if square < np.inf:
-            band[s, J_SQUARES] = decay * band[s, J_SQUARES] + square
-            band[s, J_WEIGHTS] = decay * band[s, J_WEIGHTS] + 1.0
-            band[s, J_RETURNS] += 1.0
+            band[s, J_SQUARES] = decay * squares + square
+            band[s, J_WEIGHTS] = decay * weights + 1.0
+            band[s, J_RETURNS] = returns + 1.0
 
 
 @njit
-def _patch(entry: Any, optional: Any, at: int, patches: Any, counts: Any) -> None:
-    """Note the optional fields whose standing value is not the standing row's."""
-    for j in range(len(optional)):
-        held = entry[E_FIELD_ROW + j]
-        if held >= 0 and optional[j, held] != optional[j, entry[E_ROW]]:
-            n = counts[C_PATCHES]
-            patches[n, 0] = at
-            patches[n, 1] = j
-            patches[n, 2] = held
-            counts[C_PATCHES] = n + 1
+def _repeats(entries: Any, optional: Any, again: Any, revision: Any, patches: Any) -> Any:
+    """Revisions of the identities that came again, at the places `again` of the result, and the
+    optional fields whose standing value is not the standing row's. Returns the patches."""
+    n = 0
+    for k in range(len(again)):
+        e, at = again[k, 0], again[k, 1]
+        revision[at] = entries[e, E_REVISION]
+        for j in range(len(optional)):
+            held = entries[e, E_FIELD_ROW + j]
+            if held >= 0 and optional[j, held] != optional[j, entries[e, E_ROW]]:
+                patches[n, 0] = at
+                patches[n, 1] = j
+                patches[n, 2] = held
+                n += 1
+    return n
 
 
 @njit
-def _between(
-    wanted: Any, state: Any, counts: Any, gaps: Any, time: Any, s: Any, t: Any, interval: int
-) -> Any:
-    """Judge what lies between the last standing row of a symbol and its next one at `t`. Returns
-    the gaps."""
-    seen = state[s, Z_SEEN] != 0
-    before = time[state[s, Z_ROW]] if seen else TIME_MIN
-    if len(wanted.off_times):
-        _steps(wanted, state, counts, s, before, t, False, interval)
-    # A later time is on the grid, so `before + interval` is a time.
-    low = before + interval if seen else before
-    if (seen or wanted.windowed) and low < t:
-        gaps = _add_gaps(gaps, counts, wanted.expected, s, low, t)
-    state[s, Z_SEEN] = 1
-    return gaps
+def _walk_grid(symbols: int, table: Any, entries: Any, state: Any, rows: Any, again: Any) -> Any:
+    """Write the standing rows of dense places. Returns the breaks: (row, row of its symbol before
+    it, or -1) of each that is not one cell after that."""
+    breaks = np.empty((len(rows), 2), np.int64)
+    kept, repeats, found = 0, 0, 0
+    for start in range(0, len(table), symbols):
+        for s in range(symbols):
+            held = np.int64(table[start + s])
+            if held == 0:
+                continue
+            row = held - 1
+            if held < 0:
+                row = entries[-held - 1, E_ROW]
+                again[repeats, 0] = -held - 1
+                again[repeats, 1] = kept
+                repeats += 1
+            rows[kept] = row
+            kept += 1
+            if start != state[s, Z_NEXT]:
+                breaks[found, 0] = row
+                breaks[found, 1] = state[s, Z_ROW]
+                found += 1
+            state[s, Z_NEXT] = start + symbols
+            state[s, Z_ROW] = row
+    return breaks[:found]
 
 
 @njit
-def _after(wanted: Any, state: Any, counts: Any, gaps: Any, time: Any, interval: int) -> Any:
-    """Judge what lies behind the last standing row of each symbol. Returns the gaps."""
-    for s in range(len(state)):
-        seen = state[s, Z_SEEN] != 0
-        before = time[state[s, Z_ROW]] if seen else TIME_MIN
+def _walk_places(symbol: Any, table: Any, entries: Any, state: Any, rows: Any, again: Any) -> Any:
+    """As `_walk_grid` for places that were given: any row may be a break."""
+    breaks = np.empty((len(rows), 2), np.int64)
+    repeats = 0
+    for at in range(len(table)):
+        held = np.int64(table[at])
+        row = held - 1
+        if held < 0:
+            row = entries[-held - 1, E_ROW]
+            again[repeats, 0] = -held - 1
+            again[repeats, 1] = at
+            repeats += 1
+        rows[at] = row
+        breaks[at, 0] = row
+        breaks[at, 1] = state[symbol[row], Z_ROW]
+        state[symbol[row], Z_ROW] = row
+    return breaks
+
+
+@njit
+def _missing(columns: Any, interval: int, wanted: Any, breaks: Any, state: Any, counts: Any) -> Any:
+    """What lies before each break, and behind the last row of each symbol. Returns the gaps."""
+    gaps = np.empty((16, 3), np.int64)
+    time = columns.time
+    for k in range(len(breaks)):
+        row, last = breaks[k, 0], breaks[k, 1]
+        s, t = columns.symbol[row], time[row]
+        before = time[last] if last >= 0 else TIME_MIN
         if len(wanted.off_times):
-            _steps(wanted, state, counts, s, before, 0, True, interval)
+            _steps(wanted, state, counts, s, last >= 0, before, t, False, interval)
+        # A later time is on the grid, so `before + interval` is a time.
+        low = before + interval if last >= 0 else before
+        if (last >= 0 or wanted.windowed) and low < t:
+            gaps = _add_gaps(gaps, counts, wanted.expected, s, low, t)
+    for s in range(len(state)):
+        last = state[s, Z_ROW]
+        before = time[last] if last >= 0 else TIME_MIN
+        if len(wanted.off_times):
+            _steps(wanted, state, counts, s, last >= 0, before, 0, True, interval)
         if wanted.windowed and before <= TIME_MAX - interval:
-            low = before + interval if seen else before
+            low = before + interval if last >= 0 else before
             gaps = _add_gaps(gaps, counts, wanted.expected, s, low, TIME_MAX)
-    return gaps
+    return gaps[: counts[C_GAPS]]
 
 
 @njit
@@ -515,37 +569,18 @@ def stand(
     verdict: Any,
     counts: Any,
 ) -> Any:
-    """Pass 3, by (time, symbol); `revision` as zeros. Returns the gaps; `counts` how many of them,
-    patches and misaligned steps there are."""
-    symbol, time, interval, dense = columns.symbol, columns.time, grid.interval, grid.dense
-    gaps = np.empty((16, 3), np.int64)
-    kept, s, cell = 0, -1, 0
-    for at in range(len(table)):
-        if dense:
-            s += 1
-            if s == grid.symbols:
-                s = 0
-                cell += 1
-        held = np.int64(table[at])
-        if held == 0:
-            continue
-        row = held - 1
-        if held < 0:
-            entry = entries[-held - 1]
-            row = entry[E_ROW]
-            revision[kept] = entry[E_REVISION]
-            _patch(entry, columns.optional, kept, patches, counts)
-        rows[kept] = row
-        kept += 1
-        if interval > 0:
-            if not dense:
-                s = symbol[row]
-            if not dense or cell != state[s, Z_NEXT_CELL]:
-                gaps = _between(wanted, state, counts, gaps, time, s, time[row], interval)
-            state[s, Z_ROW] = row
-            state[s, Z_NEXT_CELL] = cell + 1
-    if interval > 0:
-        gaps = _after(wanted, state, counts, gaps, time, interval)
+    """Pass 3, by (time, symbol). `state` (symbols, 3): -1, -1, first of the symbol's off-grid
+    times each; `rows`, `revision` (as zeros), `patches` and `verdict` are written to. Returns the
+    gaps; `counts` tells how many patches and misaligned steps there are."""
+    again = np.empty((len(entries), 2), np.int64)
+    if grid.dense:
+        breaks = _walk_grid(grid.symbols, table, entries, state, rows, again)
+    else:
+        breaks = _walk_places(columns.symbol, table, entries, state, rows, again)
+    counts[C_PATCHES] = _repeats(entries, columns.optional, again, revision, patches)
     if wanted.limit > 0.0:
-        _judge_jumps(rows, symbol, columns.values[3], wanted, np.zeros((len(state), 4)), verdict)
-    return gaps
+        band = np.zeros((len(state), 4))
+        _judge_jumps(rows, columns.symbol, columns.values[3], wanted, band, verdict)
+    if grid.interval == 0:
+        return np.empty((0, 3), np.int64)
+    return _missing(columns, grid.interval, wanted, breaks, state, counts)
