@@ -1,4 +1,6 @@
-"""`make bench`: every benchmark on one embedded broker, with its peers; prints JSON as it goes.
+"""`make bench`: every benchmark with its peers; prints JSON as it goes.
+
+First the kernel, which needs no broker, then lane and worker on one embedded broker.
 
 The figures of docs/benchmarks.md come from here. Run it on a quiet machine.
 """
@@ -10,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,14 @@ from seamline.connectors import jit_cache
 
 jit_cache.use()  # before anything imports numba
 
-from bench import lane, worker  # noqa: E402
+from bench import coverage, lane, worker  # noqa: E402
 from seamline.connectors.embedded import stack  # noqa: E402
 from seamline.connectors.world import World  # noqa: E402
+
+KERNEL: dict[str, Callable[[], dict[str, Any]]] = {
+    "coverage": coverage.run,
+}
+PLANE = ("worker", "lane")
 
 
 def say(name: str, found: dict[str, Any]) -> None:
@@ -30,8 +38,16 @@ def say(name: str, found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_200_000)
-    parser.add_argument("--only", choices=["lane", "worker"], default=None)
+    parser.add_argument("--only", choices=[*KERNEL, *PLANE], default=None)
     options = parser.parse_args()
+    for name, run in KERNEL.items():
+        if options.only in (None, name):
+            say(name, run())
+    if options.only is None or options.only in PLANE:
+        run_plane(options.only, options.rows)
+
+
+def run_plane(only: str | None, rows: int) -> None:
     with tempfile.TemporaryDirectory() as directory, stack.running() as found:
         world = World.resolve(
             {
@@ -40,10 +56,10 @@ def main() -> None:
                 "SEAMLINE_SCHEMA_REGISTRY_URL": found.registry_url,
             }
         )
-        if options.only != "lane":
-            say("worker", worker.run(world, Path(directory), options.rows))
-        if options.only != "worker":
-            say("lane", lane.run(world, options.rows, 40_000, 4))
+        if only != "lane":
+            say("worker", worker.run(world, Path(directory), rows))
+        if only != "worker":
+            say("lane", lane.run(world, rows, 40_000, 4))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from seamline.presets import sources
+from seamline.presets.calendars import ALWAYS, CALENDARS
 from seamline.presets.document import Section, not_readable, parse, suggestion
 from seamline.schemas.errors import SeamlineError, UsageError
 from seamline.schemas.preset import BackfillSource, LiveFeed, Preset
@@ -56,7 +57,6 @@ RETENTION_MIN_NS: Final = 60 * NS_PER_S
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)+")
 _INTERVAL_SUFFIX: Final = re.compile(r"\d+(ms|s|m|h|d|w)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_CALENDAR: Final = re.compile(r"24/7|X[A-Z0-9]{3}")
 _STORAGE: Final = re.compile(r"topic|(questdb|postgres):[A-Za-z_][\w.]*|parquet:\S+")
 
 
@@ -235,13 +235,7 @@ def _preset(preset_id: str, section: Section, parent: Preset | None) -> Preset:
             STABILIZATION_MAX,
             parent.stabilization_bars if parent else DEFAULT_STABILIZATION,
         ),
-        calendar=_formed(
-            section,
-            "calendar",
-            _CALENDAR,
-            parent.calendar if parent else "24/7",
-            "24/7 or an exchange code such as XNYS",
-        ),
+        calendar=_calendar(section, parent),
         off_grid=section.choice("off_grid", OFF_GRID, parent.off_grid if parent else "reject"),
         authority=section.texts("authority", AUTHORITY, parent.authority if parent else AUTHORITY),
         derive_from=parent.id if parent else None,
@@ -313,6 +307,15 @@ def _grid_origin(section: Section, parent: Preset | None) -> int:
         raise section.fault(
             "grid_origin", error.message, value=text, fix='Give "1970-01-05T00:00:00Z"'
         ) from None
+
+
+def _calendar(section: Section, parent: Preset | None) -> str:
+    name = section.text("calendar", parent.calendar if parent else ALWAYS)
+    if name not in CALENDARS:
+        near = suggestion(name, CALENDARS)
+        fix = near or f"Give {ALWAYS} or the ISO 10383 code of an exchange such as XNYS"
+        raise section.fault("calendar", "no such calendar", value=name, fix=fix)
+    return name
 
 
 def _retention(section: Section) -> int:
