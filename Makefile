@@ -41,6 +41,7 @@ bench: $(STAMP) ## the benchmarks of tests/bench, with their peers, on the embed
 
 soak: $(STAMP) ## long fault series: the experiments of the suite with many more seeds
 	SEAMLINE_SOAK=1 $(BIN)/pytest tests/e2e --timeout 3600
+	SEAMLINE_SOAK=1 $(BIN)/pytest tests/simulation --timeout 43200 -s
 
 clean: ## remove what make and the tools made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

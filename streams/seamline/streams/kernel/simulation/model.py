@@ -96,7 +96,8 @@ class Series:
 
 @dataclass(slots=True)
 class Model:
-    """One partition of one preset. `log` and `changed` grow until somebody takes them away."""
+    """One partition of one preset. `log`: rows that the conformed log must have got; `history`:
+    every accepted version, sealed or not. Both grow until somebody takes them away."""
 
     span: int
     stabilization_bars: int
@@ -105,27 +106,27 @@ class Model:
     series: dict[str, Series] = field(default_factory=dict)
     watermark: int | None = None
     log: list[LogRow] = field(default_factory=list)
-    changed: set[tuple[str, int]] = field(default_factory=set)
+    history: list[LogRow] = field(default_factory=list)
 
-    def see(self, role: Role, event: Landed, closed: int | None = None) -> None:
-        """One landed record. `closed`: by the owner's clock cells from it on cannot be over yet."""
+    def see(self, role: Role, event: Landed, closed: int | None = None) -> bool:
+        """One landed record; whether it, or a part of it, is refused. `closed`: by the owner's
+        clock cells from it on cannot be over yet."""
         if isinstance(event, Beat):
             if closed is not None and event.cell > closed:
-                return
+                return True
             if self.watermark is None or event.cell > self.watermark:
                 self.watermark = event.cell
                 for series in self.series.values():
                     self._stabilize(series)
-            return
+            return False
         if isinstance(event, Bar):
-            self._bar(event, closed, live=role == "live")
-            return
-        self._history(event, closed)
+            return self._bar(event, closed, live=role == "live")
+        return self._history(event, closed)
 
-    def _history(self, event: History, closed: int | None) -> None:
+    def _history(self, event: History, closed: int | None) -> bool:
         through = event.through
         if through is not None and closed is not None and through > closed:
-            return
+            return True
         series = self.series.setdefault(event.symbol, Series())
         if through is not None and event.start < through:
             if series.frontier is None:
@@ -134,18 +135,20 @@ class Model:
             if event.start <= series.frontier or before_all:
                 series.frontier = max(series.frontier, self.floor(through))
             series.claimed.update(range(event.start, through))
-        for bar in event.bars:
-            self._bar(bar, closed)
+        refused = [self._bar(bar, closed) for bar in event.bars]
+        return any(refused)
 
     def floor(self, cell: int) -> int:
         """The first cell of its block."""
         return cell - (cell + self.origin) % self.span
 
-    def _bar(self, bar: Bar, closed: int | None, *, live: bool = False) -> None:
-        if not bar.closed or (self.mode == STRICT and bar.volume < 0):
-            return
+    def _bar(self, bar: Bar, closed: int | None, *, live: bool = False) -> bool:
+        if not bar.closed:
+            return False
+        if self.mode == STRICT and bar.volume < 0:
+            return True
         if closed is not None and bar.cell >= closed:
-            return
+            return True
         series = self.series.setdefault(bar.symbol, Series())
         if series.frontier is None:
             series.frontier = self.floor(bar.cell)
@@ -160,11 +163,13 @@ class Model:
         else:
             outcome = _settle(held, bar)
         if outcome is not None:
-            self.changed.add((bar.symbol, bar.cell))
+            place = (bar.symbol, bar.cell)
+            row = LogRow(*place, held.values, held.source, held.revision, outcome)
+            self.history.append(row)
             if not late:
-                row = (bar.symbol, bar.cell, held.values, held.source, held.revision)
-                self.log.append(LogRow(*row, outcome))
+                self.log.append(row)
         self._stabilize(series)
+        return False
 
     def _stabilize(self, series: Series) -> None:
         bars = self.stabilization_bars

@@ -1,0 +1,59 @@
+"""Thousands of seeded worlds: the plane keeps its invariants, and every kind of fault happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from seamline.streams.kernel.simulation.checks import INVARIANTS
+from seamline.streams.kernel.simulation.runs import Survey, run_seed, survey
+from seamline.streams.kernel.simulation.shrink import shrink
+from seamline.streams.kernel.simulation.story import explain
+
+SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
+SEEDS = 100_000 if SOAK else int(os.environ.get("N", "2000"))
+PART = 25
+PROCESSES = 2
+# Each kind of fault must have taken effect at least so often in 1,000 seeds.
+FAULTS = {
+    **dict.fromkeys(("frame_lost", "frame_late", "frame_repeated", "history_error"), 500),
+    **dict.fromkeys(("outage", "socket_cut", "late_correction", "repeated_send"), 300),
+    **dict.fromkeys(("crash", "rebalance", "slow_consumer", "slow_marker", "compaction"), 600),
+    **dict.fromkeys(("pause", "fenced", "chunk_lost", "chunk_stale", "backfilled"), 300),
+    **dict.fromkeys(("zombie", "retention", "foreign_bar", "foreign_off_grid"), 100),
+    **dict.fromkeys(("foreign_bytes", "foreign_partition"), 100),
+    **dict.fromkeys(("cut_before_begin", "cut_while_sending", "cut_before_commit"), 80),
+    **dict.fromkeys(("cut_after_commit", "cut_commit_unknown", "cut_commit_failed"), 80),
+}
+
+
+def surveyed(seeds: int) -> list[Survey]:
+    parts = [range(at, min(at + PART, seeds)) for at in range(0, seeds, PART)]
+    # A child starts anew: threads of other tests must not be copied into it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+        return list(pool.map(survey, parts))
+
+
+@pytest.mark.timeout(12 * 3_600 if SOAK else 600)
+def test_every_seed_keeps_the_invariants() -> None:
+    found = surveyed(SEEDS)
+    failures = [failure for one in found for failure in one.failures]
+    if failures:
+        pytest.fail(
+            f"{len(failures)} of {SEEDS} seeds\n{explain(shrink(run_seed(failures[0][0])))}"
+        )
+    faults, checked = Counter[str](), Counter[str]()
+    for one in found:
+        faults.update(one.faults)
+        checked.update(one.checked)
+    print(f"\n{SEEDS} seeds; faults: {dict(faults)}; checks: {dict(checked)}")
+    calm = {
+        name: faults[name] for name, least in FAULTS.items() if faults[name] * 1_000 < least * SEEDS
+    }
+    assert not calm, "these faults happened too seldom to prove anything"
+    assert all(checked[name] > SEEDS for name in INVARIANTS if name != "alive"), checked
