@@ -8,6 +8,7 @@ from seamline.connectors import jit_cache
 from seamline.sdk.cli import (
     backfill,
     demo,
+    explain,
     live,
     presets,
     read,
@@ -42,6 +43,7 @@ backfill.register(app)
 demo.register(app)
 read.register(app)
 seam.register(app)
+explain.register(app)
 
 
 def run() -> None:

@@ -206,7 +206,8 @@ _TEMPORAL_RULES: Final = (
         "The close moved by more than `jump_sigmas` (12 where nothing is said) times the rolling "
         "volatility of its symbol. It can be news or a wrong tick; both deserve a look before an "
         "order is sized by it. It is only reported, never blocked and never changed: dropping true "
-        "jumps would make every backtest too calm. Compare with another source at that minute.",
+        "jumps would make every backtest too calm. The agent does not judge it in either mode. "
+        "Compare with another source at that minute.",
         strict=REPORT,
     ),
     _rule(
@@ -231,7 +232,8 @@ _MARKET_RULES: Final = (
         "Between two ids of a symbol that follow each other numbers are absent. Where a venue "
         "counts each market by itself these are trades that were not received, and volume and "
         "prices between them are unknown. Venues that count all markets together have such holes "
-        "always; so it is only reported. Ask the venue for the ids in between.",
+        "always; so it is only reported. The agent does not judge it in either mode yet. "
+        "Ask the venue for the ids in between.",
         strict=REPORT,
     ),
     _rule(
@@ -259,15 +261,15 @@ _MARKET_RULES: Final = (
         *("crossed_quotes", _QUOTES, TEMPORAL, "The bid is not below the ask"),
         "Bid is at or above ask, both valid. Within one venue such a book would trade at once, so "
         "two sides of different times were put together; a strategy would see an arbitrage that "
-        "does not exist. The row stays and is only counted. Build both sides from one snapshot and "
-        "its updates, in their order.",
+        "does not exist. The row stays and is only counted; quotes have no agent yet. Build both "
+        "sides from one snapshot and its updates, in their order.",
     ),
     _rule(
         *("wide_spread", _QUOTES, TEMPORAL, "The spread is above the stated limit"),
         "(ask - bid) / bid is above `wide_spread_percent`, both valid and not crossed. A mid of "
         "such a quote is nobody's price, and a fill would cost the spread. The row stays and is "
-        "only counted; without a stated limit the rule is not judged. Compare with the market's "
-        "usual spread at that hour before you trade on it.",
+        "only counted; without a stated limit the rule is not judged, and quotes have no agent "
+        "yet. Compare with the market's usual spread at that hour before you trade on it.",
     ),
 )
 
