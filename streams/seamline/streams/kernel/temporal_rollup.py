@@ -110,6 +110,7 @@ def _batch(
         values |= {n: _floats(table[n]) for n in names}
     none = np.empty(0)
     optional = [n for n in OPTIONAL_FIELDS if n in content]
+    stated = [n for n in optional if table[n].valid is None or table[n].mask().any()]
     further = [table[n] for n in content if n not in (*names, *optional)]
     # A null and a NaN are the same float64; their masks tell them apart.
     further += [_masked(table[n]) for n in names if table[n].valid is not None]
@@ -123,7 +124,7 @@ def _batch(
         low=values.get("low", none),
         close=values.get("close", none),
         volume=values.get(VOLUME, none),
-        optional=_optional(table, optional),
+        optional=_optional(table, stated),
         other=content_codes(further),
         authority=authority_ranks(table, options),
     )
@@ -161,9 +162,11 @@ def _temporal_findings(
     progress: Progress, options: ConformanceOptions, conformed: Conformed
 ) -> Progress:
     verdict = conformed.verdict
+    seen = int(np.bitwise_or.reduce(verdict, initial=0))
+    none = np.zeros(len(verdict), bool)
 
     def bits(mask: int) -> Bool:
-        found: Bool = (verdict & mask) != 0
+        found: Bool = (verdict & mask) != 0 if seen & mask else none
         return found
 
     off_grid = bits(temporal.OFF_GRID)
@@ -171,14 +174,15 @@ def _temporal_findings(
         options, "off_grid", off_grid, rows_dropped=int(np.count_nonzero(off_grid))
     )
     progress = progress.found(options, "out_of_order", bits(temporal.OUT_OF_ORDER))
-    repeated = int(np.count_nonzero(verdict & temporal.REPEATED))
+    repeated = bits(temporal.REPEATED)
     progress = progress.found(
-        options, "duplicate_equal", bits(temporal.DUPLICATE_EQUAL), rows_dropped=repeated
+        *(options, "duplicate_equal", bits(temporal.DUPLICATE_EQUAL)),
+        rows_dropped=int(np.count_nonzero(repeated)),
     )
-    by_other_rules = temporal.OFF_GRID | temporal.REPEATED
-    replaced = int(np.count_nonzero(bits(temporal.DROPPED) & ~bits(by_other_rules)))
+    replaced = bits(temporal.DROPPED) & ~repeated & ~off_grid
     progress = progress.found(
-        options, "duplicate_conflict", bits(temporal.DUPLICATE_CONFLICT), rows_dropped=replaced
+        *(options, "duplicate_conflict", bits(temporal.DUPLICATE_CONFLICT)),
+        rows_dropped=int(np.count_nonzero(replaced)),
     )
     if conformed.misaligned:
         progress = progress.noted(
@@ -192,7 +196,8 @@ def _valued(
 ) -> Progress:
     """The value rules, as far as their columns are there. `progress.table` is still the input."""
     table, verdict = progress.table, conformed.verdict
-    if all(name in names for name in PRICES):
+    seen = int(np.bitwise_or.reduce(verdict, initial=0))
+    if seen & temporal.OHLC_INCONSISTENT and all(name in names for name in PRICES):
         inconsistent = (verdict & temporal.OHLC_INCONSISTENT) != 0
         progress = progress.found(options, "ohlc_inconsistent", inconsistent)
     low = (verdict & temporal.NON_POSITIVE_PRICE) != 0
@@ -201,9 +206,11 @@ def _valued(
         progress = progress.found(options, "non_positive_price", low, columns=tuple(sorted(which)))
     negative = (verdict & temporal.NEGATIVE_VOLUME) != 0
     if "quote_volume" in options.fields and "quote_volume" in table:
-        negative = negative | (_floats(table["quote_volume"]) < 0)
+        negative |= table["quote_volume"].mask() & (table["quote_volume"].values < 0)
     progress = progress.found(options, "negative_volume", negative)
     progress = _trade_ids(progress, options)
+    if not seen & temporal.PRICE_JUMP:
+        return progress
     return progress.found(options, "price_jump", (verdict & temporal.PRICE_JUMP) != 0)
 
 
@@ -254,6 +261,8 @@ def _causes(progress: Progress, options: ConformanceOptions, ranges: I8) -> U1:
     if any(n not in table or options.fields.get(n) != INT64 for n in names):
         return causes
     assert progress.codes is not None
+    if not all(table[n].mask().any() for n in names):
+        return causes
     order = np.argsort(progress.codes, kind="stable")
     times = table[options.time_column].values[order]
     first, last = (table[n].take(order) for n in names)
