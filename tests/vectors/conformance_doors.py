@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from seamline.streams.kernel.conformance_report import ConformanceReport
 from seamline.streams.kernel.instants import instants, ns_of_text
 from seamline.streams.kernel.table import (
     BOOL,
+    DECIMAL,
     FLOAT64,
     INT64,
     OTHER,
@@ -200,15 +202,14 @@ def _plain(cell: Any) -> Any:
 
 
 def _types(frame: Any, read: Callable[[Any, str], str]) -> dict[str, str]:
+    """Objects have no type of their own, so texts are what is not one of the others."""
     known = {
         **dict.fromkeys(("int64", "Int64", "datetime64[ns, UTC]", "timestamp[ns, tz=UTC]"), INT64),
         **dict.fromkeys(("float64", "Float64", "double"), FLOAT64),
-        **dict.fromkeys(("str", "object", "string"), TEXT),
         **dict.fromkeys(("bool", "boolean"), BOOL),
-        "null": OTHER,
     }
     names = frame.columns if isinstance(frame, pd.DataFrame) else frame.column_names
-    return {name: known[read(frame, name)] for name in names}
+    return {name: known.get(read(frame, name), TEXT) for name in names}
 
 
 # --- into frames and out of them
@@ -234,6 +235,9 @@ def _pandas(column: Column, name: str, settings: Settings) -> Any:
     if times is not None:
         offsets = {each.utcoffset() for each in times if each is not None}
         return pd.Series(times, dtype="object" if len(offsets) > 1 else None)
+    if column.type == DECIMAL:
+        cells = [None if c is None else Decimal(str(c)) for c in column.cells()]
+        return pd.Series(cells, dtype="object")
     if column.type in WORDS or column.type == OTHER:
         return pd.Series(column.cells(), dtype="object")
     if column.valid is None:

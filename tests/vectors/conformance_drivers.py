@@ -22,7 +22,16 @@ from seamline.streams.kernel.conformance_report import ConformanceReport
 from seamline.streams.kernel.instants import UNIT_NS, ns_of_text
 from seamline.streams.kernel.rules import RULES
 from seamline.streams.kernel.schema_rollup import SchemaRollupStage
-from seamline.streams.kernel.table import FLOAT64, IEEE, INT64, TEXT, Column, Table, words_column
+from seamline.streams.kernel.table import (
+    BOOL,
+    FLOAT64,
+    IEEE,
+    INT64,
+    TEXT,
+    Column,
+    Table,
+    words_column,
+)
 from vectors.conformance_doors import PRICES, Run, Seen, attempt, doors
 from vectors.engine import Accepts, Case, Fields, UnknownFieldError, driver, same
 
@@ -134,7 +143,8 @@ def comparable(made: Seen | SeamlineError) -> Any:
         report = made.fields.get("report")
         shown = None if report is None else _comparable_report(report)
         return type(made), made.parameter, type(made.__cause__), shown
-    return made.rows, made.log, made.types, _comparable_report(made.report)
+    types = {name: type_ for name, type_ in made.types.items() if type_ in (INT64, FLOAT64, BOOL)}
+    return made.rows, made.log, types, _comparable_report(made.report)
 
 
 def _comparable_report(report: ConformanceReport) -> Any:
