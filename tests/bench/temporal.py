@@ -68,7 +68,7 @@ def save(batch: BarBatch, path: Path) -> None:
     np.savez(path, time=batch.open_time_ns, **{name: getattr(batch, name) for name in COLUMNS})
 
 
-def run(rows: int, symbols: int, runs: int) -> dict[str, Any]:
+def run(rows: int = 1_000_000, symbols: int = 200, runs: int = 15) -> dict[str, Any]:
     """The kernel, a micro-batch, the peer with its default threads and with one."""
     batch = market(1, rows, symbols, Faults(broken=0.0001))
     micro = market(2, 1_000, symbols, Faults(broken=0.0001))

@@ -329,6 +329,8 @@ def _expected(rules: BarRules, interval: int, phase: int) -> I8:
     if not interval:
         return np.empty((0, 2), np.int64)
     found = np.array([[TIME_MIN, TIME_MAX]], np.int64)
+    if rules.sessions_ns is None and rules.window_ns is None:
+        return found  # gaps lie between rows, hence on the grid
     if rules.sessions_ns is not None:
         found = rules.sessions_ns
     if rules.window_ns is not None:
