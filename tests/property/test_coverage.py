@@ -390,6 +390,9 @@ def test_each_argument_is_refused_by_its_name() -> None:
     with pytest.raises(UsageError) as raised:
         require_history([0], 1.0, None, interval_ns=10)  # type: ignore[arg-type]
     assert raised.value.parameter == "required_bars"
+    with pytest.raises(UsageError) as raised:
+        require_history([0], -1, None, interval_ns=10)
+    assert raised.value.parameter == "required_bars"
 
 
 def test_sets_of_two_grids_are_not_mixed() -> None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from seamline.connectors.calendars import calendar
 from seamline.presets.calendars import CALENDARS
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.times import NS_PER_S
+from seamline.sdk.conforming import conform
 from seamline.streams.kernel.calendar import ALWAYS, DAY_NS, Calendar, Sessions
 from seamline.streams.kernel.coverage import Interval, compute_missing_ranges, window_coverage
 
@@ -136,6 +139,27 @@ def test_real_daily_bars_are_exactly_the_sessions(name: str) -> None:
     found = window_coverage(have, window, interval_ns=DAY_NS, expected=expected)
     assert (found.expected_bars, found.missing_bars) == (754, 1)
     assert found.missing.bounds == (at("2013-07-05T00:00:00"), at("2013-07-06T00:00:00"))
+
+
+def test_a_frame_of_daily_bars_is_conformed_by_the_calendar() -> None:
+    frame = pd.read_csv(KO).rename(columns={"date": "ts"}).drop(columns=["dividend", "split"])
+    frame = frame.assign(symbol="KO", ts=pd.to_datetime(frame["ts"], utc=True))
+    stated: dict[str, Any] = {
+        "calendar": "XNYS",
+        "interval": "1d",
+        "window": ("2012-01-01T00:00:00Z", "2015-01-01T00:00:00Z"),
+    }
+    assert "gap" not in conform(frame, **stated).report.findings
+    holed = frame.drop(index=[100, 101, 300])
+    report = conform(holed, **stated, partial_ok=True).report
+    assert report.findings["gap"].missing == 3
+    # Without the exchange's sessions every weekend is a gap.
+    report = conform(frame, **{**stated, "calendar": "24/7"}, partial_ok=True).report
+    assert report.findings["gap"].missing == 1096 - 754
+    for name in ("interval", "window"):
+        with pytest.raises(UsageError) as raised:
+            conform(frame, **{**stated, name: None})
+        assert raised.value.parameter == name
 
 
 def test_minutes_of_a_session_follow_its_hours() -> None:

@@ -23,6 +23,11 @@ SYMBOL = "BTC/USDT"
 INTERVAL = 10  # ticks, where a vector gives none
 LONG_AFTER = 1_000_000
 SOURCES = ("cache", "storage", "backfill")  # the order in which they are asked
+# Which of them have answered when the fetch returns.
+STRATEGIES = {
+    **dict.fromkeys(("SEAMLESS", "AUTO_BACKFILL"), SOURCES),
+    **dict.fromkeys(("FAIL_FAST", "PARTIAL_FILL"), SOURCES[:2]),
+}
 
 
 def rows_at(times_ns: Sequence[int], unit: int) -> ConformedColumns:
@@ -82,20 +87,24 @@ def _coverage_ratio(case: Case, call: Fields, unit: int) -> dict[str, Any]:
 def _fetch(case: Case, call: Fields, unit: int) -> dict[str, Any]:
     interval_ns, now_ns, bars = settings(case, unit)
     window = (scaled(call["start"], unit), scaled(call["end"], unit))
+    strategy = call.get("strategy", case.given.get("strategy", "SEAMLESS"))
+    policy = Fields(case.given.get("policy", {}), "policy")
+    min_coverage, on_violation = policy.get("min_coverage"), policy.get("on_violation")
+    policy.require_read()
     found = answer(
         SYMBOL,
         window,
-        {name: source_rows(case, name, interval_ns, unit) for name in SOURCES},
+        {name: source_rows(case, name, interval_ns, unit) for name in STRATEGIES[strategy]},
         interval_ns=interval_ns,
         stabilization_bars=bars,
         watermark_ns=now_ns,
     )
-    if not (case.given.get("partial_ok", False) or call.get("partial_ok", False)):
+    part = case.given.get("partial_ok", False) or call.get("partial_ok", False)
+    part = part or "PARTIAL_FILL" in (strategy, on_violation)
+    if strategy == "FAIL_FAST" or not part:
         found.require_complete()
-    policy = Fields(case.given.get("policy", {}), "policy")
     stated = found.statement
-    downgrade = judge_coverage(stated.coverage_ratio, policy.get("min_coverage"))
-    policy.require_read()
+    downgrade = judge_coverage(stated.coverage_ratio, min_coverage)
     times = found.rows.open_time_ns.tolist()
     return {
         "rows": len(found.rows),
@@ -128,7 +137,7 @@ FIELDS = {
     "coverage_ratio": ("interval", "have", "window"),
     "fetch": (
         *("interval", *SOURCES, "cache_ts", "partial_ok", "policy", *_STABILIZATION),
-        *("start", "end"),
+        *("start", "end", "strategy"),
     ),
 }
 CALLS: dict[str, Callable[[Case, Fields, int], dict[str, Any]]] = {

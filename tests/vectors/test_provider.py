@@ -68,6 +68,16 @@ EDGE: dict[str, Any] = {"storage": [[0, 110]], "stabilization_bars": 2, "event_t
             {"raises": "UsageError", "names_parameter": "min_coverage"},
         ),
         ({}, {"raises": "ContractError", "missing_ranges": [[0, 110]]}),
+        # A backfill is waited for, unless the strategy says otherwise; a part needs permission.
+        ({"storage": [[0, 50]], "backfill": [[0, 110]]}, {"rows": 11, "status": "complete"}),
+        (
+            {"storage": [[0, 50]], "backfill": [[0, 110]], "strategy": "PARTIAL_FILL"},
+            {"rows": 5, "status": "partial", "missing_ranges": [[50, 110]]},
+        ),
+        (
+            {"storage": [[0, 50]], "strategy": "FAIL_FAST", "partial_ok": True},
+            {"raises": "ContractError", "missing_ranges": [[50, 110]]},
+        ),
         (
             {"stabilization_bars": -1},
             {"raises": "UsageError", "names_parameter": "stabilization_bars"},

@@ -28,6 +28,7 @@ Interval = tuple[int, int]
 
 _LOW, _HIGH = -(2**63), 2**63 - 1
 _INTS = "Give int UTC nanoseconds"
+_BARS = "Give a number of bars from 0"
 
 
 def _pack(starts: Any, ends: Any) -> I8:
@@ -317,7 +318,7 @@ def require_history(
     `received_bars` and `missing`; UsageError for arguments without a unit.
     """
     received = Coverage.of_times(ts_ns, interval_ns=interval_ns, origin_ns=origin_ns)
-    required = require_int(required_bars, "required_bars", "Give a number of bars")
+    required = require_bars(required_bars, "required_bars")
     if have is None:
         have = () if received.bounds is None else (received.bounds,)
     expected = _like(received, have, "have")
@@ -378,6 +379,14 @@ def require_int(value: object, parameter: str, fix: str) -> int:
     if not _LOW <= value <= _HIGH:
         raise UsageError("outside int64", parameter=parameter, value=value, fix=fix)
     return int(value)
+
+
+def require_bars(bars: object, parameter: str) -> int:
+    """A number of bars from 0. Raises UsageError by name."""
+    found = require_int(bars, parameter, _BARS)
+    if found < 0:
+        raise UsageError("less than no bar", parameter=parameter, value=found, fix=_BARS)
+    return found
 
 
 def _spans(have: Spans, parameter: str) -> I8:

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seamline.schemas.errors import UsageError
-from seamline.streams.kernel.coverage import Coverage, Spans, require_grid, require_int
+from seamline.streams.kernel.coverage import (
+    Coverage,
+    Spans,
+    require_bars,
+    require_grid,
+    require_int,
+)
 
 _LOW = -(2**63)
-_BARS = "Give a number of bars from 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,3 @@ def stabilize(
     edge = max(_LOW, settled_ns(watermark_ns, interval_ns, bars_back))
     past = Coverage.of(((_LOW, edge),), interval_ns=interval_ns, origin_ns=origin_ns)
     return Stabilized(there.intersect(past), there.subtract(past))
-
-
-def require_bars(bars: object, parameter: str) -> int:
-    """A number of bars from 0. Raises UsageError by name."""
-    found = require_int(bars, parameter, _BARS)
-    if found < 0:
-        raise UsageError("less than no bar", parameter=parameter, value=found, fix=_BARS)
-    return found

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from seamline.schemas.errors import UsageError
-from seamline.streams.kernel.coverage import require_grid, require_int
-from seamline.streams.kernel.stabilization import require_bars
+from seamline.streams.kernel.coverage import require_bars, require_grid, require_int
 
 _INTS = "Give int UTC nanoseconds"
 
