@@ -20,13 +20,14 @@ from seamline.connectors import jit_cache
 
 jit_cache.use()  # before anything imports numba
 
-from bench import coverage, lane, temporal, worker  # noqa: E402
+from bench import coverage, fingerprint, lane, temporal, worker  # noqa: E402
 from seamline.connectors.embedded import stack  # noqa: E402
 from seamline.connectors.world import World  # noqa: E402
 
 KERNEL: dict[str, Callable[[], dict[str, Any]]] = {
     "coverage": coverage.run,
     "temporal": temporal.run,
+    "fingerprint": fingerprint.run,
 }
 PLANE = ("worker", "lane")
 

@@ -96,7 +96,7 @@ def run(rows: int = 2_000_000, symbols: int = 200) -> dict[str, Any]:
 
 
 def pandas_digest(frame: pd.DataFrame) -> bytes:
-    return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy()).digest()
+    return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().data).digest()
 
 
 def arrow_digest(frame: pd.DataFrame) -> bytes:
