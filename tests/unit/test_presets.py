@@ -48,6 +48,7 @@ FAULTS = [
     ("    live: {feed: binance.ws.kline.1m, max_lag_seconds: 0}\n", 6, None, "outside 1"),
     ("    derive_from: ohlcv.y.spot.1m\n", 6, f"{P}.derive_from", "no such preset"),
     ("    derive_from: ohlcv.x.spot.1m\n", 6, f"{P}.derive_from", "derives from itself"),
+    ("    conformance_preset: strict\n", 6, f"{P}.conformance_preset", "not known"),
     ("    off_grid: drop\n", 6, f"{P}.off_grid", "not known"),
     ("    contract_version: v9\n", 6, f"{P}.contract_version", "not known"),
     ("    authority:\n      - ws_open\n      - ws_open\n", 8, f"{P}.authority", "stands twice"),

@@ -23,6 +23,7 @@ from seamline.presets.document import Section, not_readable, parse, suggestion
 from seamline.schemas.errors import SeamlineError, UsageError
 from seamline.schemas.preset import BackfillSource, LiveFeed, Preset
 from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_duration, parse_duration, parse_time
+from seamline.streams.kernel.rules import CONFORMANCE_PRESETS, STRICT_BLOCKING
 from seamline.streams.kernel.stabilization import effective_stabilization
 
 FILE_VARIABLE: Final = "SEAMLINE_PRESETS_FILE"
@@ -225,8 +226,8 @@ def _preset(preset_id: str, section: Section, parent: Preset | None) -> Preset:
         storage=_formed(section, "storage", _STORAGE, "topic", "topic, questdb:TABLE, …"),
         backfill=_backfill(section, kind, interval_ns, block_rows),
         live=_live(section, kind, interval_ns),
-        conformance_preset=_formed(
-            section, "conformance_preset", _NAME, "strict-blocking", "a name"
+        conformance_preset=section.choice(
+            "conformance_preset", CONFORMANCE_PRESETS, STRICT_BLOCKING
         ),
         sla_preset=_formed(section, "sla_preset", _NAME, "baseline", "a name"),
         stabilization_bars=section.whole(
