@@ -13,6 +13,7 @@ from seamline.sdk.cli import (
     presets,
     read,
     seam,
+    simulate,
     stack,
     topics,
     venue_sim,
@@ -44,6 +45,7 @@ demo.register(app)
 read.register(app)
 seam.register(app)
 explain.register(app)
+simulate.register(app)
 
 
 def run() -> None:

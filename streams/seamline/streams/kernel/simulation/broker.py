@@ -38,7 +38,6 @@ class Transaction:
     """`first`: its first offset in each partition; `unmarked`: decided, and no marker there yet."""
 
     number: int
-    producer: str
     begun_ns: int
     first: dict[Place, int] = field(default_factory=dict)
     records: list[MemoryRecord] = field(default_factory=list)
@@ -96,7 +95,7 @@ class Broker:
         self.now_ns = 0
         self.logs: dict[Place, Log] = {}
         self.epochs: dict[str, int] = {}
-        self.open: dict[str, Transaction] = {}
+        self.open: dict[Session, Transaction] = {}
         self.number = 0
         self.expired = 0
 
@@ -133,8 +132,9 @@ class Broker:
 
     def init(self, producer: str) -> Session:
         """A new producer of the id: the former one is fenced, its transaction settled."""
-        self.settle(producer)
-        self._abort(producer)
+        for former in [session for session in self.open if session.producer == producer]:
+            self.settle(former)
+            self._abort(former)
         self.epochs[producer] = self.epochs.get(producer, 0) + 1
         return Session(producer, self.epochs[producer])
 
@@ -145,15 +145,15 @@ class Broker:
         """Begin a transaction; what was committed before is shown everywhere first."""
         if self.fenced(session):
             return
-        self.settle(session.producer)
+        self.settle(session)
         self.number += 1
-        self.open[session.producer] = Transaction(self.number, session.producer, self.now_ns)
+        self.open[session] = Transaction(self.number, self.now_ns)
 
     def send(self, session: Session, partition: int, batch: Batch) -> list[int]:
         """Offsets of the records; of a fenced producer nothing arrives and nothing is said."""
         if self.fenced(session):
             return []
-        transaction = self.open[session.producer]
+        transaction = self.open[session]
         lists = isinstance(batch.headers, list)
         return [
             self.append(
@@ -168,25 +168,25 @@ class Broker:
         """Decide. The markers follow by `settle`. Raises Fenced."""
         if self.fenced(session):
             raise Fenced("fenced", parameter="transactional_id", value=session.producer)
-        transaction = self.open[session.producer]
+        transaction = self.open[session]
         transaction.committed = True
         transaction.unmarked = sorted(transaction.first)
         return transaction
 
     def abort(self, session: Session) -> None:
         if not self.fenced(session):
-            self._abort(session.producer)
+            self._abort(session)
 
-    def _abort(self, producer: str) -> None:
-        transaction = self.open.get(producer)
+    def _abort(self, session: Session) -> None:
+        transaction = self.open.get(session)
         if transaction is not None and transaction.committed is None:
             transaction.committed = False
             transaction.unmarked = sorted(transaction.first)
-            self.settle(producer)
+            self.settle(session)
 
-    def settle(self, producer: str, markers: int = FETCH_MAX, turn: int = 0) -> None:
-        """Write so many markers of the id's decided transaction, beginning at place `turn`."""
-        transaction = self.open.get(producer)
+    def settle(self, session: Session, markers: int = FETCH_MAX, turn: int = 0) -> None:
+        """Write so many markers of its decided transaction, beginning at place `turn`."""
+        transaction = self.open.get(session)
         if transaction is None or transaction.committed is None:
             return
         for _ in range(min(markers, len(transaction.unmarked))):
@@ -195,19 +195,19 @@ class Broker:
             del log.held[transaction.number]
             log.end += 1  # the marker
         if not transaction.unmarked:
-            del self.open[producer]
+            del self.open[session]
 
     def settle_all(self) -> None:
-        for producer in list(self.open):
-            self.settle(producer)
+        for session in list(self.open):
+            self.settle(session)
 
     def expire(self) -> None:
         """Abort what has been open for too long; its producer is fenced by that."""
-        for producer, transaction in list(self.open.items()):
+        for session, transaction in list(self.open.items()):
             undecided = transaction.committed is None
             if undecided and self.now_ns - transaction.begun_ns >= TRANSACTION_TIMEOUT_NS:
-                self._abort(producer)
-                self.epochs[producer] += 1
+                self._abort(session)
+                self.epochs[session.producer] += 1
                 self.expired += 1
 
     @property

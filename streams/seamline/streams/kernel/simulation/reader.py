@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -55,10 +55,8 @@ if TYPE_CHECKING:
     from seamline.streams.kernel.simulation.world import World
 
 HISTORY_ROLES: Final = ("storage", "seals", "gaps")
-TAIL_ROLES: Final = ("conformed", "storage", "gaps")
 # A contradiction that ends a reader and is none: it was slower than retention.
 LEGITIMATE: Final = ("join_point_gone", "retention_passed_reader")
-TRIES_MAX: Final = 200
 
 
 def seal_facts(value: bytes) -> SealFacts:
@@ -108,6 +106,7 @@ class Delivered:
 class Reader:
     """One reader of some symbols of a preset. `at`: topic role -> partition -> next offset."""
 
+    tail_roles: ClassVar[tuple[str, ...]] = ("conformed", "storage", "gaps")
     world: World
     name: str
     symbols: tuple[str, ...]
@@ -122,8 +121,7 @@ class Reader:
     delivered: Delivered = field(default_factory=Delivered)
     certificates: list[Certificate] = field(default_factory=list)
     must: Mapping[tuple[str, int], int] = field(default_factory=dict)
-    passed: dict[str, int] = field(default_factory=dict)
-    tries: int = 0
+    quiet: int = -1
     decoder: ConformedDecoder = field(default_factory=ConformedDecoder)
 
     @property
@@ -153,8 +151,6 @@ class Reader:
         self.fences, self.at, self.begins = {}, {}, {}
         self.snapshot = Snapshot(self.request)
         self.delivered = Delivered()
-        self.passed = {}
-        self.tries = 0
 
     def crash(self) -> None:
         self.up, self.follower, self.snapshot = False, None, None
@@ -180,11 +176,11 @@ class Reader:
 
     def _step(self) -> None:
         """Fence, storage, seals, gaps, conformed: each on top of the one before."""
-        self.tries += 1
         if self.stage == 0:
             topic = topic_name(self.world.preset.id, "conformed")
             self.fences = {p: self._log(topic, p).stable for p in self.partitions.values()}
             self.must = self.world.audit.shown(self.symbols, self.start_minute)
+            self.quiet = -1 if self.world.broker.unsettled else self.world.broker.number
         elif self.stage <= len(HISTORY_ROLES):
             role = HISTORY_ROLES[self.stage - 1]
             self._read_history(role)
@@ -236,7 +232,8 @@ class Reader:
             return
         missing = unexplained_error(request, parts)
         if missing is not None:
-            if not world.broker.unsettled or self.tries > TRIES_MAX:
+            # While the topics were read one after the other a transaction may have come between.
+            if self.quiet == world.broker.number and not world.broker.unsettled:
                 raise Violation("gap", f"{self.name}: {missing}")
             self.stage = 0
             return
@@ -295,10 +292,10 @@ class Reader:
         follower = self.follower
         assert follower is not None
         now_ns = self.world.now_ns
-        got = {role: list(self._fetched(role, rng, limit)) for role in TAIL_ROLES}
+        got = {role: list(self._fetched(role, rng, limit)) for role in self.tail_roles}
         for symbol, columns in self._rows(got["conformed"]):
             self._take(follower.rows(symbol, columns, now_ns))
-        for record in got["storage"]:
+        for record in got.get("storage", ()):
             block = self.world.audit.block(record)
             if follower.wants(block.symbol):
                 self._take(follower.block(block, now_ns))
@@ -328,7 +325,7 @@ class Reader:
             return False
         return not any(
             self._log(topic_name(self.world.preset.id, role), partition).committed(at, 2**62, 1)
-            for role in TAIL_ROLES
+            for role in self.tail_roles
             for partition, at in self.at[role].items()
         )
 

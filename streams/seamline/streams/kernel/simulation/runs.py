@@ -29,6 +29,7 @@ from seamline.streams.kernel.seam_proof import UNEXPLAINED, Now, recheck
 from seamline.streams.kernel.simulation.backfill import Backfill
 from seamline.streams.kernel.simulation.broker import Log, LogReader
 from seamline.streams.kernel.simulation.checks import Violation, rows_of
+from seamline.streams.kernel.simulation.minutes import strips
 from seamline.streams.kernel.simulation.plan import Act, Settings, acts_of, settings_of
 from seamline.streams.kernel.simulation.reader import Reader, seal_facts
 from seamline.streams.kernel.simulation.venue import HISTORY_MINUTES, minute_of, time_of
@@ -113,6 +114,7 @@ def finish(world: World) -> None:
     heal(world)
     check_logs(world)
     check_settled(world)
+    world.minutes = strips(world)
     backfill_all(world)
     heal(world)
     check_logs(world)

@@ -12,23 +12,22 @@ from typing import Final
 
 from seamline.streams.kernel.simulation.plan import Act
 from seamline.streams.kernel.simulation.runs import Run, run
-from seamline.streams.kernel.simulation.world import Parts
 
 RUNS_MAX: Final = 200
 
 
-def shrink(failed: Run, parts: Parts | None = None, runs_max: int = RUNS_MAX) -> Run:
+def shrink(failed: Run, runs_max: int = RUNS_MAX) -> Run:
     """A run with fewer acts that fails alike; `failed` itself when nothing can be left out."""
     assert failed.failure is not None
     best = failed
     if failed.failure.act is not None:
-        best = _try(failed, failed.acts[: failed.failure.act + 1], parts) or failed
+        best = _try(failed, failed.acts[: failed.failure.act + 1]) or failed
     tried, size = 1, max(1, len(best.acts) // 2)
     while tried < runs_max:
         at, smaller = 0, False
         while at < len(best.acts) and tried < runs_max:
             tried += 1
-            shorter = _try(best, [*best.acts[:at], *best.acts[at + size :]], parts)
+            shorter = _try(best, [*best.acts[:at], *best.acts[at + size :]])
             if shorter is None:
                 at += size
             else:
@@ -39,9 +38,9 @@ def shrink(failed: Run, parts: Parts | None = None, runs_max: int = RUNS_MAX) ->
     return best
 
 
-def _try(failed: Run, acts: Sequence[Act], parts: Parts | None) -> Run | None:
+def _try(failed: Run, acts: Sequence[Act]) -> Run | None:
     """The run of these acts when it fails as `failed` does."""
-    again = run(failed.world.settings, tuple(acts), parts)
+    again = run(failed.world.settings, tuple(acts), failed.world.parts)
     wanted = failed.failure
     assert wanted is not None
     return again if again.failure and again.failure.invariant == wanted.invariant else None

@@ -6,27 +6,18 @@ do not hold. Must not know: terminals, colours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from seamline.schemas.times import format_time
 from seamline.streams.kernel.simulation.checks import INVARIANTS
+from seamline.streams.kernel.simulation.minutes import LEGEND, strips
 from seamline.streams.kernel.simulation.runs import Run
-from seamline.streams.kernel.simulation.venue import MINUTE_NS, START_NS, minute_of, time_of
+from seamline.streams.kernel.simulation.venue import minute_of, time_of
 from seamline.streams.kernel.simulation.world import Line
 
-LEGEND: Final = {
-    ".": "live bar",
-    "x": "frame lost, refilled from history",
-    "r": "revised",
-    "l": "late or backfilled",
-    "-": "gap, named by the ledger",
-    "?": "missing without an entry",
-    " ": "nothing is expected yet",
-}
 HOUR: Final = 60
 TIMELINE_MAX: Final = 400
-LIVE_ORIGIN: Final = "live"
 
 
 def clock(time_ns: int) -> str:
@@ -34,34 +25,22 @@ def clock(time_ns: int) -> str:
     return format_time(time_ns)[11:19]
 
 
-def strips(run: Run) -> dict[str, str]:
-    """One character per minute and symbol (`LEGEND`), from the start to the newest bar."""
-    world = run.world
-    found = {}
-    for symbol in world.symbols:
-        series = world.audit.model_of(symbol).series.get(symbol)
-        known = world.audit.of(symbol)
-        bars = {} if series is None else series.bars
-        frontier = None if series is None else series.frontier
-        named: set[int] = set()
-        for start, (end, _) in known.ledger.items():
-            named.update(range(start, end))
-        last = max(bars, default=-1)
-        first = min(bars, default=0)
-        text = []
-        for minute in range(last + 1):
-            bar = bars.get(minute)
-            if bar is None:
-                missing = first <= minute and (frontier is None or minute < frontier)
-                text.append("-" if minute in named else "?" if missing else " ")
-            elif bar.revision:
-                text.append("r")
-            elif (symbol, minute) not in world.landed_live or minute not in known.first:
-                text.append("l")
-            else:
-                text.append("x" if (symbol, minute) in world.lost_frames else ".")
-        found[symbol] = "".join(text)
-    return found
+def minutes_of(run: Run) -> dict[str, str]:
+    """One character per minute and symbol, as they stood before everything was backfilled."""
+    return run.world.minutes or strips(run.world)
+
+
+def chart(run: Run) -> list[str]:
+    """The busiest hour, one line per symbol under a ruler of minutes."""
+    start, end = busiest_hour(run)
+    wide = max(len(symbol) for symbol in run.world.symbols) + 2
+    ruler = "".join(f"{minute:<10}" for minute in range(start, end, 10))
+    title = f"minutes {start} to {end} of the run, from {clock(time_of(start))} UTC"
+    lines = [title, " " * wide + ruler.rstrip()]
+    for symbol, strip in minutes_of(run).items():
+        lines.append(f"{symbol:<{wide}}{strip[start:end]}".rstrip())
+    lines.append("  ".join(f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark != " "))
+    return lines
 
 
 def gaps(run: Run) -> list[dict[str, Any]]:
@@ -79,33 +58,30 @@ def gaps(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def timeline(run: Run, *, faults_only: bool = False) -> list[tuple[str, str, str]]:
-    """(time of day, who, what), repeated lines of a moment once."""
-    lines = [line for line in run.world.lines if line.fault or not faults_only]
+def timeline(lines: Sequence[Line]) -> list[tuple[str, str, str]]:
+    """(time of day, who, what), the newest; equal lines that follow each other are told once."""
     told: list[tuple[str, str, str]] = []
-    for line in lines[-TIMELINE_MAX:]:
+    for line in lines:
         row = (clock(line.time_ns), line.who, line.text)
         if not told or told[-1] != row:
             told.append(row)
-    return told
+    return told[-TIMELINE_MAX:]
+
+
+def hour_of(run: Run) -> list[tuple[str, str, str]]:
+    """What happened in the busiest hour."""
+    start, end = busiest_hour(run)
+    return timeline(
+        [one for one in run.world.lines if start <= minute_of(one.time_ns) < end and one.told]
+    )
 
 
 def busiest_hour(run: Run) -> tuple[int, int]:
     """The minutes [start, end) of the hour with most faults."""
     minutes = [minute_of(line.time_ns) for line in run.world.lines if line.fault]
-    last = minute_of(run.world.now_ns)
-    starts = range(0, max(1, min(last, run.world.settings.minutes) - HOUR + 1), 5)
+    starts = range(0, max(1, run.world.settings.minutes - HOUR + 1), 5)
     best = max(starts, key=lambda start: sum(start <= m < start + HOUR for m in minutes))
     return best, best + HOUR
-
-
-def inside(lines: Iterable[Line], start: int, end: int) -> list[Line]:
-    """The lines of the minutes [start, end)."""
-    return [
-        one
-        for one in lines
-        if START_NS <= one.time_ns < START_NS + end * MINUTE_NS and minute_of(one.time_ns) >= start
-    ]
 
 
 def explain(run: Run) -> str:
@@ -113,7 +89,7 @@ def explain(run: Run) -> str:
     failure, world = run.failure, run.world
     assert failure is not None
     at = "at the end" if failure.act is None else f"in act {failure.act + 1}"
-    told = "\n".join(f"  {when}  {who:<12} {what}" for when, who, what in timeline(run))
+    told = "\n".join(f"  {when}  {who:<12} {what}" for when, who, what in timeline(world.lines))
     acts = "\n".join(f"  {act}" for act in run.acts)
     return (
         f"seed {world.settings.seed} fails {at}: "

@@ -100,7 +100,7 @@ class Owner:
     state: State = State.TAKING
     session: Session | None = None
     machine: Machine | None = None
-    inbox: Inbox = field(default_factory=lambda: Inbox(Budget()))
+    inbox: Inbox = field(init=False)
     fetched: dict[Role, int] = field(default_factory=dict)
     handed: dict[Role, tuple[int, int | None]] = field(default_factory=dict)
     sessions: int = 0
@@ -109,6 +109,9 @@ class Owner:
     stray: list[tuple[Role, Chunk]] = field(default_factory=list)
     behind_ns: int | None = None
     ticked_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.inbox = self.world.parts.inbox(Budget())
 
     @property
     def name(self) -> str:
@@ -190,8 +193,8 @@ class Owner:
             self.fetched[role] = position.get(role, 0)
             self.handed[role] = (self.sessions, None)
         self.behind_ns = None
-        # What was consumed and not committed is offered again.
-        self.taken.clear()
+        # What was consumed without a commit is offered again; the machine remembers it all the same
+        # and its next position may cover it.
 
     # --- running
 
@@ -326,7 +329,7 @@ class Owner:
         step, offsets, role = self.hanging
         self.hanging = None
         assert self.session is not None
-        if self.world.broker.epochs[self.session.producer] != self.session.epoch:
+        if self.world.broker.epochs.get(self.session.producer) != self.session.epoch:
             self.world.count("zombie", self.name, f"commits what it had begun on {self.partition}")
         self._commit(step, random.Random(0))
         self._committed(step, offsets, role)

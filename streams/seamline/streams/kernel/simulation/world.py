@@ -23,6 +23,7 @@ from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import HEADER_FINGERPRINT, partition_of, topic_name
 from seamline.streams.kernel.block_index import BlockIndex, MemoryIndex
 from seamline.streams.kernel.feed import FeedBar
+from seamline.streams.kernel.inbox import Budget, Inbox
 from seamline.streams.kernel.protocol import Header, Machine, PartitionReader
 from seamline.streams.kernel.rebuild import Setting, rebuild
 from seamline.streams.kernel.simulation.backfill import Backfill
@@ -63,6 +64,7 @@ class Parts:
 
     broker: Callable[[int], Broker] = Broker
     machine: Callable[[Machine], Machine] = lambda machine: machine
+    inbox: Callable[[Budget], Inbox] = Inbox
     connector: Callable[..., Connector] = Connector
     worker: Callable[..., Worker] = Worker
     reader: Callable[..., Reader] = Reader
@@ -76,6 +78,11 @@ class Line:
     who: str
     text: str
     fault: bool = False
+
+    @property
+    def told(self) -> bool:
+        """Worth a line in a chart of an hour: not the daily work of committing."""
+        return self.fault or not self.text.startswith("commits ")
 
 
 class World:
@@ -104,6 +111,7 @@ class World:
         self.landed_live: set[tuple[str, int]] = set()
         self.lines: list[Line] = []
         self.faults: Counter[str] = Counter()
+        self.minutes: dict[str, str] = {}
         self.lost_frames: set[tuple[str, int]] = set()
         self.foreign: set[tuple[str, int]] = set()
         self.framed = minute_of(self.now_ns)
@@ -157,11 +165,11 @@ class World:
         transaction = self.broker.commit(session)
         if not self.calm and rng.random() < self.settings.rates.slow_marker:
             many = rng.randrange(len(transaction.first) + 1)
-            self.broker.settle(session.producer, many, rng.randrange(64))
+            self.broker.settle(session, many, rng.randrange(64))
             if transaction.unmarked:
                 self.count("slow_marker", session.producer, f"{len(transaction.unmarked)} missing")
         else:
-            self.broker.settle(session.producer)
+            self.broker.settle(session)
         return transaction
 
     def rebuild(self, worker: Worker, reader: PartitionReader) -> Machine:
@@ -232,9 +240,9 @@ class World:
     def do(self, act: Act) -> None:
         """One act, then the invariants."""
         rng = random.Random(act.salt)
-        for producer in list(self.broker.open):
+        for session in list(self.broker.open):
             if rng.random() < 0.6:
-                self.broker.settle(producer)
+                self.broker.settle(session)
         self.advance(act.wait_s)
         getattr(self, f"_{act.kind}")(act, rng)
         self.check_readers()
