@@ -284,6 +284,29 @@ def test_the_ends_of_int64_do_not_wrap(a: Pairs, b: Pairs, interval: int, origin
     assert not both[0].intersect(both[1])
 
 
+@laws
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=6),
+    st.sampled_from([2**30, 2**31, 2**32 - 1, 2**32, 2**32 + 1]),
+    st.integers(1, 3),
+)
+def test_sorting_does_not_depend_on_the_number_of_cells(
+    places: list[int], apart: int, interval: int
+) -> None:
+    """Cell numbers of 32 bits are sorted as such; around that width nothing changes."""
+    have = [(place * apart * interval, place * apart * interval + interval) for place in places]
+    assert merge(have, interval, 0).intervals == _exact(have, interval, 0)
+
+
+@pytest.mark.parametrize("interval", [2**60, 2**61 + 1, 2**62 - 3])
+def test_sorting_does_not_depend_on_the_span_of_times(interval: int) -> None:
+    starts = range(-(INT64 // interval) * interval, INT64 - interval, interval)
+    cells = [(start, start + interval) for start in starts]
+    for order in (cells[::-1], cells[1:] + cells[:1]):
+        assert merge(order[::2], interval, 0).intervals == _exact(order[::2], interval, 0)
+        assert merge(order, interval, 0).intervals == ((cells[0][0], cells[-1][1]),)
+
+
 def _exact(pairs: Pairs, interval: int, origin: int) -> tuple[Interval, ...]:
     whole = sorted((a + (origin - a) % interval, b - (b - origin) % interval) for a, b in pairs)
     out: Pairs = []
