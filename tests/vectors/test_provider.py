@@ -57,6 +57,11 @@ EDGE: dict[str, Any] = {"storage": [[0, 110]], "stabilization_bars": 2, "event_t
             {"cache": [[0, 60]], "cache_ts": [95, 40], "storage": [[40, 110]]},
             {"rows": 11, "ts": list(range(0, 110, 10)), "absent_ts": [95]},
         ),
+        # Of what a source has beyond the window nothing is given or stated.
+        (
+            {"storage": [[-20, 200]], "cache_ts": [-5, 110, 210]},
+            {"rows": 11, "coverage_bounds": [0, 110], "last_ts": 100, "absent_ts": [-10, 110]},
+        ),
         # Holes.
         ({"storage": [[0, 50]]}, {"raises": "ContractError", "missing_ranges": [[50, 110]]}),
         (
