@@ -24,8 +24,9 @@ FAULTS = {
     **dict.fromkeys(("outage", "socket_cut", "late_correction", "repeated_send"), 300),
     **dict.fromkeys(("crash", "rebalance", "slow_consumer", "slow_marker", "compaction"), 600),
     **dict.fromkeys(("pause", "fenced", "chunk_lost", "chunk_stale", "backfilled"), 300),
-    **dict.fromkeys(("zombie", "retention", "foreign_bar", "foreign_off_grid"), 100),
-    **dict.fromkeys(("foreign_bytes", "foreign_partition"), 100),
+    **dict.fromkeys(("zombie", "retention", "foreign_bar", "foreign_off_grid"), 80),
+    **dict.fromkeys(("foreign_bytes", "foreign_key", "foreign_open"), 80),
+    **dict.fromkeys(("clock_skew", "refused_future"), 20),
     **dict.fromkeys(("cut_before_begin", "cut_while_sending", "cut_before_commit"), 80),
     **dict.fromkeys(("cut_after_commit", "cut_commit_unknown", "cut_commit_failed"), 80),
 }

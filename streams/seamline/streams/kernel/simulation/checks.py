@@ -120,7 +120,7 @@ class Auditor:
         self._known_ns: dict[int, int] = {}
         self._rows: set[tuple[str, int, int]] = set()
         self._beat_at: dict[str, int] = {}
-        self.decoder = ConformedDecoder()
+        self.decoder = ConformedDecoder(world.table)
         self._empties: dict[str, bytes] = {}
         self._decoded: dict[tuple[str, int, int], Block] = {}
 
@@ -225,8 +225,9 @@ class Auditor:
                 event = world.landed[record.topic, record.partition].get(record.offset)
                 if event is None:
                     refused += 1
-                else:
-                    refused += model.see(one.role, event, closed)
+                elif model.see(one.role, event, closed):
+                    refused += 1
+                    world.faults["refused_future"] += 1
         for row in model.history:
             symbol = self.of(row.symbol)
             symbol.history.setdefault(row.cell, []).append(row)
@@ -371,12 +372,17 @@ class Auditor:
         missing: set[int] = set()
         if series.bars and frontier is not None:
             missing = set(range(min(series.bars), frontier)) - series.bars.keys()
+        truth = self._world.venue.truth[name]
         named: set[int] = set()
         for start, (end, cause) in known.ledger.items():
             named.update(range(start, end))
+            traded = [cell for cell in range(start, end) if cell in truth]
             if cause == "no_trades":
-                traded = [c for c in range(start, end) if c in self._world.venue.truth[name]]
                 self.expect(not traded, "gap", f"{name} {traded} were traded, not {cause}")
+            elif cause == "our_loss":
+                # The venue itself may have stated the bar before without its last trade.
+                short = series.bars[start - 1].values[8] != truth[start - 1].last_trade_id
+                self.expect(bool(traded) or short, "gap", f"{name} {start} to {end}: no loss")
         self.expect(
             named == missing,
             "gap",

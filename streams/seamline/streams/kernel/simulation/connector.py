@@ -74,7 +74,6 @@ class Connector:
     queue: list[tuple[str, FeedBar]] = field(default_factory=list)
     doubted: dict[str, tuple[int, int]] = field(default_factory=dict)
     began: dict[str, int] = field(default_factory=dict)  # symbol -> first minute ever expected
-    decoder: BarDecoder = field(default_factory=BarDecoder)
 
     def start(self) -> None:
         """Go on from what landed; a symbol that never landed begins with the bar open now."""
@@ -112,7 +111,7 @@ class Connector:
             values = [v for v, i in zip(values, ids, strict=True) if i == world.ids["bar"]]
             if not values:
                 continue
-            decoder = self.decoder
+            decoder = BarDecoder(world.table)
             decoded = decoder.decode(values)
             columns = decoded.columns
             for row in np.flatnonzero(decoded.ok & columns.closed).tolist():

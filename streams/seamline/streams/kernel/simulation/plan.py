@@ -20,7 +20,7 @@ from seamline.streams.kernel.simulation.worker import CUTS
 PRESET_ID: Final = "ohlcv.simulated.spot.1m"
 SYMBOLS: Final = ("BTC/USDT", "ETH/USDT", "SOL/USDT")
 BLOCK_ROWS: Final = 12
-MINUTES: Final = (40, 75)
+MINUTES: Final = (40, 70)
 DAYS_14_NS: Final = 14 * 86_400 * NS_PER_S
 # Longer than any worker is away, and short enough that open bars are sealed by the clock.
 SHORT_RETENTION_NS: Final = 160 * MINUTE_NS

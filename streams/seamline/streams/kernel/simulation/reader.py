@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.columns import ConformedColumns
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import parse_gap_key, partition_of, topic_name
@@ -122,7 +121,6 @@ class Reader:
     certificates: list[Certificate] = field(default_factory=list)
     must: Mapping[tuple[str, int], int] = field(default_factory=dict)
     quiet: int = -1
-    decoder: ConformedDecoder = field(default_factory=ConformedDecoder)
 
     @property
     def request(self) -> Request:
@@ -334,10 +332,11 @@ class Reader:
         values = [r.value for r in records if r.key in keys and r.value is not None]
         if not values:
             return
-        decoded = self.decoder.decode(values)
+        decoder = self.world.audit.decoder
+        decoded = decoder.decode(values)
         for sid in np.unique(decoded.sid).tolist():
             rows = np.flatnonzero(decoded.sid == sid)
-            yield self.decoder.symbols[sid], decoded.columns.take(rows)
+            yield decoder.symbols[sid], decoded.columns.take(rows)
 
     def _take(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -23,6 +23,7 @@ from seamline.schemas.fingerprint import block_digest, merkle_root
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import partition_of, topic_name
+from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.protocol import ROLES
 from seamline.streams.kernel.seam import Snapshot
 from seamline.streams.kernel.seam_proof import UNEXPLAINED, Now, recheck
@@ -31,7 +32,7 @@ from seamline.streams.kernel.simulation.broker import Log, LogReader
 from seamline.streams.kernel.simulation.checks import Violation, rows_of
 from seamline.streams.kernel.simulation.minutes import strips
 from seamline.streams.kernel.simulation.plan import Act, Settings, acts_of, settings_of
-from seamline.streams.kernel.simulation.reader import Reader, seal_facts
+from seamline.streams.kernel.simulation.reader import seal_facts
 from seamline.streams.kernel.simulation.venue import HISTORY_MINUTES, minute_of, time_of
 from seamline.streams.kernel.simulation.world import Parts, World
 
@@ -122,10 +123,7 @@ def finish(world: World) -> None:
     if world.settings.retains:
         grow_old(world)
     fresh_reader(world)
-    # Readers of one span state the same things: each span is checked once.
-    spans = {(reader.symbols, reader.start_minute): reader for reader in world.readers.values()}
-    for reader in spans.values():
-        check_certificates(world, reader)
+    check_certificates(world)
 
 
 def begin_calm(world: World) -> None:
@@ -381,27 +379,32 @@ def fresh_reader(world: World) -> None:
     world.audit.at_rest(reader)
 
 
-def check_certificates(world: World, reader: Reader) -> None:
-    """What a certificate states can be proved from the broker later."""
-    if not reader.certificates:
-        return
-    snapshot = Snapshot(reader.request)
-    for partition in sorted(set(reader.partitions.values())):
-        for record in _log(world, "storage", partition).committed(0, 2**62):
+def check_certificates(world: World) -> None:
+    """What the certificates of all readers state can be proved from the broker later."""
+    snapshot = Snapshot(world.readers["fresh"].request)
+    for partition in range(world.settings.partitions):
+        for record in _newest(_log(world, "storage", partition)):
             snapshot.add_block(world.audit.block(record))
-        for record in _log(world, "seals", partition).committed(0, 2**62):
+        for record in _newest(_log(world, "seals", partition)):
             snapshot.add_seal(seal_facts(record.value or b""))
-    for certificate in reader.certificates:
-        now = {
-            symbol: _now(world, snapshot, symbol, certificate.facts["positions"])
-            for symbol in reader.symbols
-        }
-        verdict = recheck(certificate, now)
-        world.audit.expect(
-            verdict.status != UNEXPLAINED,
-            "stream",
-            lambda v=verdict, r=reader: f"a certificate of {r.name}: {v.changes}",
-        )
+    for reader in world.readers.values():
+        for certificate in reader.certificates:
+            now = {
+                symbol: _now(world, snapshot, symbol, certificate.facts["positions"])
+                for symbol in reader.symbols
+            }
+            verdict = recheck(certificate, now)
+            world.audit.expect(
+                verdict.status != UNEXPLAINED,
+                "stream",
+                lambda v=verdict, r=reader: f"a certificate of {r.name}: {v.changes}",
+            )
+
+
+def _newest(log: Log) -> list[MemoryRecord]:
+    """The newest committed record of each key, in offset order."""
+    newest = {record.key: record for record in log.committed(0, log.end)}
+    return sorted(newest.values(), key=lambda record: record.offset)
 
 
 def _log(world: World, role: str, partition: int) -> Log:

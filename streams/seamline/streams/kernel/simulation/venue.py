@@ -112,9 +112,14 @@ class Venue:
             )
             trade_id += trades
             if rng.random() < self.early_ratio:
-                # The last trade was not in it yet.
-                volume = round(bars[minute].volume * 0.9, 3)
-                self.early[symbol, minute] = replace(bars[minute], volume=volume)
+                # Its last trade was not in it yet, or was and nobody had counted it.
+                counted = trades if rng.random() < 0.5 else max(1, trades - 1)
+                self.early[symbol, minute] = replace(
+                    bars[minute],
+                    volume=round(bars[minute].volume * 0.9, 3),
+                    trades=counted,
+                    last_trade_id=bars[minute].first_trade_id + counted - 1,
+                )
         return bars
 
     def now_ns(self, now_ns: int) -> int:

@@ -312,6 +312,7 @@ class Owner:
         assert session is not None
         transaction = world.decide(session, rng)
         taken, self.taken = self.taken, []
+        world.faults["clock_skew"] += self.worker.skew_ns != 0
         world.audit.commit(self.partition, taken, transaction, ticked=not step.next_index)
         world.note(self.name, f"commits {step.rows} rows of partition {self.partition}")
 

@@ -11,13 +11,12 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from seamline.schemas.codec import encode_bars
-from seamline.schemas.columns import BarColumns
+from seamline.schemas.codec import SymbolTable, encode_bars
 from seamline.schemas.contract import SCHEMAS, Schema
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import HEADER_FINGERPRINT, partition_of, topic_name
@@ -51,6 +50,7 @@ COMPACTED: Final = ("storage", "seals", "gaps", "positions")
 ACTIVE_TAIL: Final = 6
 READ_STEPS_MAX: Final = 6
 FOREIGN_NS: Final = 17 * NS_PER_S
+FOREIGN: Final = ("bar", "bar", "bar", "open", "off_grid", "key", "bytes")
 
 
 def resolve(number: int) -> Schema | None:
@@ -95,6 +95,7 @@ class World:
         self.derived = tuple(settings.preset(ratio) for ratio in settings.ratios)
         self.symbols = settings.symbols
         self.ids = IDS
+        self.table = SymbolTable()  # of everything in the world but the machines
         self.now_ns = START_NS + 5 * NS_PER_S
         self.calm = False
         self.broker = self.parts.broker(settings.partitions)
@@ -157,7 +158,7 @@ class World:
         record = self.broker.append(topic, partition, key, value, headers)
         if event is not None:
             self.landed[topic, partition][record.offset] = event
-        if isinstance(event, Bar) and role == "live":
+        if isinstance(event, Bar) and role == "live" and event.closed:
             self.landed_live.add((event.symbol, event.cell))
 
     def decide(self, session: Session, rng: random.Random) -> Transaction:
@@ -362,8 +363,9 @@ class World:
             self.count("retention", "broker", f"{gone} records")
 
     def _foreign(self, act: Act, rng: random.Random) -> None:
-        """A third party writes to a landing topic: a bar of its own, one off the grid, or bytes."""
-        symbol, kind = act.who, rng.choice(("bar", "bar", "off_grid", "bytes", "partition"))
+        """A third party writes to a landing topic: a bar, one that is still open, one off the grid,
+        one with a wrong key, or bytes."""
+        symbol, kind = act.who, rng.choice(FOREIGN)
         partition = partition_of(symbol, self.settings.partitions)
         headers = ((HEADER_FINGERPRINT, SCHEMAS["bar"].header),)
         self.count(f"foreign_{kind}", "third party", f"writes to {symbol}")
@@ -376,23 +378,25 @@ class World:
             *(time_of(minute), price, price + 1, price - 1, price + 0.5, 1.5, float("nan")),
             *(-1, -1, -1, rng.randrange(4), self.connector.wall_ns()),
         )
-        place = (symbol, minute)
         columns = columns_of([bar])
-        if kind == "off_grid":
-            columns = _shifted(columns)
-        (value,) = encode_bars([symbol], columns, IDS["bar"])
         event: Bar | None = event_of(symbol, bar)
-        if kind == "partition":
-            partition, event = (partition + 1) % self.settings.partitions, None
-            if self.settings.partitions == 1:
-                self.land("backfill", 0, b"other", value, headers, None)
-                return
-        if kind == "off_grid" and self.settings.off_grid == "reject":
+        if kind == "open":
+            columns.closed[:] = False
+            event = replace(event, closed=False) if event else None
+        elif kind == "off_grid":
+            columns.open_time_ns[:] += np.int64(FOREIGN_NS)
+            event = event if self.settings.off_grid == "snap" else None
+        elif kind == "key":
             event = None
-        if event is not None:
-            self.foreign.add(place)
+        (value,) = encode_bars([symbol], columns, IDS["bar"])
+        if event is not None and event.closed:
+            self.foreign.add((symbol, minute))
             self.venue.state(symbol, [bar])
-        self.land("backfill", partition, symbol.encode(), value, headers, event)
+        # On `live` only behind what has landed: a connector goes on from the newest bar there.
+        newest = max((m for s, m in self.landed_live if s == symbol), default=minute)
+        role = "live" if minute < newest and rng.random() < 0.5 else "backfill"
+        key = b"other" if kind == "key" else symbol.encode()
+        self.land(role, partition, key, value, headers, event)
 
     def digest(self) -> str:
         """Of all that happened and all that was written: equal for equal runs."""
@@ -404,8 +408,3 @@ class World:
                 sha.update(f"{place} {record.offset}\n".encode())
                 sha.update((record.key or b"\0") + (record.value or b"\0"))
         return sha.hexdigest()
-
-
-def _shifted(columns: BarColumns) -> BarColumns:
-    columns.open_time_ns[:] = columns.open_time_ns + np.int64(FOREIGN_NS)
-    return columns
