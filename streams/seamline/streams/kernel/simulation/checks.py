@@ -8,7 +8,7 @@ records; nothing of the machine's memory is looked at. Must not know: why an act
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +23,7 @@ from seamline.schemas.topics import parse_gap_key, partition_of, topic_name
 from seamline.streams.kernel.intake import CLOCK_SKEW_NS
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.seam_certificate import Certificate
-from seamline.streams.kernel.seam_events import Event, Gap
+from seamline.streams.kernel.seam_events import Bar, Event, LateBar, Revision
 from seamline.streams.kernel.simulation.broker import Transaction
 from seamline.streams.kernel.simulation.model import LogRow, Model
 from seamline.streams.kernel.simulation.venue import MINUTE_NS, minute_of, time_of
@@ -409,26 +409,27 @@ class Auditor:
             if model.watermark is not None
         }
 
-    def shown(self, symbols: Iterable[str], start: int) -> dict[tuple[str, int], int]:
+    def shown(self, reader: Reader) -> dict[tuple[str, int], int]:
         """(symbol, minute) -> number of versions that every reader can see by now; nothing where a
-        transaction is not shown everywhere."""
-        if self._world.broker.unsettled:
+        transaction is not shown everywhere, and of derived presets: the model keeps no versions of
+        theirs."""
+        if self._world.broker.unsettled or reader.ratio > 1:
             return {}
         return {
             (name, minute): len(versions)
-            for name in symbols
+            for name in reader.symbols
             for minute, versions in self.of(name).history.items()
-            if minute >= start
+            if minute >= reader.start_minute
         }
 
-    def delivered(self, reader: str, event: Event) -> None:
+    def delivered(self, reader: Reader, event: Event) -> None:
         """Every bar that a reader gets is a version that the model accepted."""
-        if isinstance(event, Gap) or (not hasattr(event, "bar") and not hasattr(event, "content")):
+        if reader.ratio > 1 or not isinstance(event, Bar | LateBar | Revision):
             return
-        bar: Any = getattr(event, "bar", event)
+        bar = event if isinstance(event, Bar) else event.bar
         versions = self.of(bar.symbol).history.get(minute_of(bar.open_time_ns), ())
         holds = any(v.revision == bar.revision and v.values == bar.content for v in versions)
-        self.expect(holds, "stream", lambda: f"{reader} got {bar}, the model had {versions}")
+        self.expect(holds, "stream", lambda: f"{reader.name} got {bar}, the model had {versions}")
 
     def caught_up(self, reader: Reader, certificate: Certificate) -> None:
         """History holds all that was committed when the reader began, none of it older."""
@@ -451,12 +452,8 @@ class Auditor:
     def at_rest(self, reader: Reader) -> None:
         """A reader that has read all that is shown holds exactly what stands."""
         found = {where: bar.content for where, bar in reader.delivered.bars.items()}
-        expected = {}
-        for name in reader.symbols:
-            series = self.model_of(name).series.get(name)
-            for cell, bar in () if series is None else series.bars.items():
-                if cell >= reader.start_minute:
-                    expected[name, cell] = bar.values
+        whole = self.standing(reader)
+        expected = {at: row for at, row in whole.items() if at[1] >= reader.start_minute}
         self.expect(
             found == expected,
             "stream",
@@ -465,6 +462,19 @@ class Auditor:
         for name in reader.symbols:
             self._told(reader, name, {cell for symbol, cell in found if symbol == name})
 
+    def standing(self, reader: Reader) -> dict[tuple[str, int], tuple[Any, ...]]:
+        """What a reader's symbols have in its preset: (symbol, minute) -> values."""
+        expected = {}
+        for name in reader.symbols:
+            model = self.model_of(name)
+            if reader.ratio > 1:
+                rows = model.derived(reader.ratio, name)
+                expected.update({at: row[:9] for at, row in rows.items()})
+            elif name in model.series:
+                bars = model.series[name].bars
+                expected.update({(name, cell): bar.values for cell, bar in bars.items()})
+        return expected
+
     def _told(self, reader: Reader, name: str, cells: set[int]) -> None:
         """What is missing before a reader's newest bar has been told as a gap."""
         if not cells:
@@ -472,7 +482,7 @@ class Auditor:
         told: set[int] = set()
         for start, end in reader.delivered.told.get(name, ()):
             told.update(range(start, end))
-        missing = set(range(min(cells), max(cells))) - cells - told
+        missing = set(range(min(cells), max(cells), reader.ratio)) - cells - told
         self.expect(not missing, "gap", lambda: f"{reader.name} was not told {name} {missing}")
 
 

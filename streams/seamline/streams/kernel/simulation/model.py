@@ -205,10 +205,15 @@ class Model:
             for cell, bar in series.bars.items()
         }
 
-    def derived(self, ratio: int) -> dict[tuple[str, int], tuple[Any, ...]]:
-        """The bars of a derived preset, with "partial" instead of a revision."""
+    def derived(
+        self, ratio: int, only: str | None = None
+    ) -> dict[tuple[str, int], tuple[Any, ...]]:
+        """The bars of a derived preset, of all symbols or only one, with "partial" instead of a
+        revision."""
         found = {}
         for symbol, series in self.series.items():
+            if only not in (None, symbol):
+                continue
             groups: dict[int, list[int]] = {}
             for cell in sorted(series.bars):
                 window = (cell + self.origin) // ratio * ratio - self.origin

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from seamline.schemas.columns import ConformedColumns
+from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import parse_gap_key, partition_of, topic_name
 from seamline.streams.kernel.memory_log import MemoryRecord
@@ -103,13 +104,15 @@ class Delivered:
 
 @dataclass(slots=True)
 class Reader:
-    """One reader of some symbols of a preset. `at`: topic role -> partition -> next offset."""
+    """One reader of some symbols of the preset whose windows have `ratio` minutes. `at`: topic role
+    -> partition -> next offset."""
 
     tail_roles: ClassVar[tuple[str, ...]] = ("conformed", "storage", "gaps")
     world: World
     name: str
     symbols: tuple[str, ...]
     start_minute: int
+    ratio: int = 1
     up: bool = False
     stage: int = 0
     fences: dict[int, int] = field(default_factory=dict)
@@ -123,8 +126,12 @@ class Reader:
     quiet: int = -1
 
     @property
+    def preset(self) -> Preset:
+        return self.world.settings.preset(self.ratio)
+
+    @property
     def request(self) -> Request:
-        preset = self.world.preset
+        preset = self.preset
         return Request(
             preset_id=preset.id,
             symbols=self.symbols,
@@ -133,12 +140,12 @@ class Reader:
             on_gap=OnGap.FLAG,
             grid=Grid(preset.interval_ns, preset.grid_origin_ns),
             block_ns=preset.block_ns,
-            stabilization_bars=preset.stabilization_bars,
+            stabilization_bars=self.world.preset.stabilization_bars,
         )
 
     @property
     def partitions(self) -> dict[str, int]:
-        return {s: partition_of(s, self.world.preset.partitions) for s in self.symbols}
+        return {s: partition_of(s, self.preset.partitions) for s in self.symbols}
 
     @property
     def follows(self) -> bool:
@@ -175,9 +182,9 @@ class Reader:
     def _step(self) -> None:
         """Fence, storage, seals, gaps, conformed: each on top of the one before."""
         if self.stage == 0:
-            topic = topic_name(self.world.preset.id, "conformed")
+            topic = topic_name(self.preset.id, "conformed")
             self.fences = {p: self._log(topic, p).stable for p in self.partitions.values()}
-            self.must = self.world.audit.shown(self.symbols, self.start_minute)
+            self.must = self.world.audit.shown(self)
             self.quiet = -1 if self.world.broker.unsettled else self.world.broker.number
         elif self.stage <= len(HISTORY_ROLES):
             role = HISTORY_ROLES[self.stage - 1]
@@ -200,7 +207,7 @@ class Reader:
         return self.world.broker.log(topic, partition)
 
     def _read_history(self, role: str) -> None:
-        topic = topic_name(self.world.preset.id, role)
+        topic = topic_name(self.preset.id, role)
         for partition in sorted(set(self.partitions.values())):
             log = self._log(topic, partition)
             at = self.at.setdefault(role, {}).setdefault(partition, 0)
@@ -250,7 +257,7 @@ class Reader:
         world.note(self.name, f"caught up with {len(self.delivered.bars)} bars")
 
     def _assembled(self, settled: Mapping[str, Settled]) -> list[Part]:
-        world, topic = self.world, topic_name(self.world.preset.id, "conformed")
+        world, topic = self.world, topic_name(self.preset.id, "conformed")
         rows: dict[str, list[ConformedColumns]] = {symbol: [] for symbol in self.symbols}
         begins = {p: self._log(topic, p).begin for p in self.fences}
         self.begins["conformed"] = {}
@@ -304,7 +311,7 @@ class Reader:
         follower.tick(now_ns)
 
     def _fetched(self, role: str, rng: random.Random, limit: int) -> Iterator[MemoryRecord]:
-        topic = topic_name(self.world.preset.id, role)
+        topic = topic_name(self.preset.id, role)
         for partition, at in self.at[role].items():
             log = self._log(topic, partition)
             if at < log.begin:
@@ -322,7 +329,7 @@ class Reader:
         if self.follower is None:
             return False
         return not any(
-            self._log(topic_name(self.world.preset.id, role), partition).committed(at, 2**62, 1)
+            self._log(topic_name(self.preset.id, role), partition).committed(at, 2**62, 1)
             for role in self.tail_roles
             for partition, at in self.at[role].items()
         )
@@ -341,7 +348,7 @@ class Reader:
     def _take(self, events: Iterable[Event]) -> None:
         for event in events:
             self.delivered.take(event)
-            self.world.audit.delivered(self.name, event)
+            self.world.audit.delivered(self, event)
 
 
 def _gap(record: MemoryRecord) -> tuple[str, int, GapFacts | None]:

@@ -192,10 +192,8 @@ def _unhealed(world: World) -> list[str]:
             if any(record.value is not None for record in left) or len(left) > 2:
                 found.append(f"{len(left)} records of {role} {partition}")
     for one in world.readers.values():
-        known = all(
-            world.audit.of(symbol).first or world.audit.of(symbol).blocks for symbol in one.symbols
-        )
-        if known and not (one.follows and one.at_end()):
+        known = {symbol for symbol, _ in world.audit.standing(one)}
+        if known >= set(one.symbols) and not (one.follows and one.at_end()):
             found.append(f"{one.name} is behind")
     return found
 
@@ -388,7 +386,7 @@ def check_certificates(world: World) -> None:
         for record in _newest(_log(world, "seals", partition)):
             snapshot.add_seal(seal_facts(record.value or b""))
     for reader in world.readers.values():
-        for certificate in reader.certificates:
+        for certificate in reader.certificates if reader.ratio == 1 else ():
             now = {
                 symbol: _now(world, snapshot, symbol, certificate.facts["positions"])
                 for symbol in reader.symbols

@@ -132,7 +132,8 @@ class World:
         rng = random.Random(f"reader {self.settings.seed} {number}")
         symbols = self.symbols if rng.random() < 0.7 else (rng.choice(self.symbols),)
         start = rng.choice((-HISTORY_MINUTES, -HISTORY_MINUTES, 0, 7))
-        return self.parts.reader(self, f"r{number}", symbols, start)
+        ratio = rng.choice((1, 1, 1, *self.settings.ratios))
+        return self.parts.reader(self, f"r{number}", symbols, start, ratio)
 
     # --- what processes use
 
