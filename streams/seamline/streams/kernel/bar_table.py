@@ -39,13 +39,12 @@ def of_bar_columns(symbols: Sequence[str], sid: I4, bars: BarColumns) -> Table:
         )
     if not bars.closed.all():
         sid, bars = sid[bars.closed], bars.take(bars.closed)
-    known = bars.source < len(SOURCES)
+    # A source that has no name is outside the enumeration, and said to be.
+    source = np.minimum(bars.source, len(SOURCES)).astype(np.int32)
     columns = {
         "ts": Column(INT64, bars.open_time_ns, unit="ns"),
         "symbol": Column(TEXT, sid.astype(np.int32, copy=False), words=tuple(symbols)),
-        "authority": Column(
-            TEXT, np.where(known, bars.source, -1).astype(np.int32), known, tuple(SOURCES)
-        ),
+        "authority": Column(TEXT, source, words=(*SOURCES, "unknown")),
     }
     for name in PRICE_FIELDS:
         columns[name] = Column(FLOAT64, getattr(bars, name))

@@ -24,6 +24,7 @@ from seamline.streams.kernel.conformance_report import (
     regressions,
     require_comparable,
 )
+from seamline.streams.kernel.rules import RULES
 from seamline.streams.kernel.schema_rollup import SchemaRollupStage
 from seamline.streams.kernel.table import Table
 from seamline.streams.kernel.temporal_rollup import TemporalRollupStage
@@ -60,7 +61,8 @@ class RegressionReportStage:
 
     def run(self, progress: Progress, options: ConformanceOptions) -> Progress:
         """Raises UsageError for a baseline of another kind or interval."""
-        findings = {found.rule: found for found in progress.findings}
+        by_rule = {found.rule: found for found in progress.findings}
+        findings = {rule: by_rule.pop(rule) for rule in RULES if rule in by_rule} | by_rule
         assert progress.accepted_rows is not None
         assert progress.log_at is not None and progress.log_revision is not None
         report = ConformanceReport(

@@ -105,7 +105,7 @@ class Regression:
 class ConformanceReport:
     """The outcome of a run.
 
-    findings: by rule, in the order of the stages. by_authority: arrivals that a higher authority
+    findings: by rule, in the order of the registry. by_authority: arrivals that a higher authority
     `revised`, and lower ones that were `discarded`. log_rows, log_revision: (accepted,) input rows
     in the order in which they were accepted, and the revision that each became. regressions: what
     got worse than the baseline, None where there was none to compare with.

@@ -86,8 +86,8 @@ class Column:
 
         In a column of numbers the texts NaN, Infinity and -Infinity stand for those values.
         """
-        kinds = {_kind(cell) for cell in cells if cell is not None and cell not in IEEE}
-        ieee = any(isinstance(cell, str) and cell in IEEE for cell in cells)
+        kinds = {_kind(cell) for cell in cells if cell is not None and not _is_ieee(cell)}
+        ieee = any(map(_is_ieee, cells))
         valid = np.array([cell is not None for cell in cells], bool)
         mask = None if valid.all() else valid
         if kinds == {BOOL} and not ieee:
@@ -150,6 +150,10 @@ def words_column(texts: Sequence[str | None], *, exact: bool = False) -> Column:
     )
     valid = None if not len(codes) or codes.min() >= 0 else codes >= 0
     return Column(DECIMAL if exact else TEXT, codes, valid, tuple(numbers))
+
+
+def _is_ieee(cell: object) -> bool:
+    return isinstance(cell, str) and cell in IEEE
 
 
 def _kind(cell: object) -> str:
