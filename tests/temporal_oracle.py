@@ -156,6 +156,8 @@ def _meet(
         if takes or same:
             verdict[held.row] |= t.DROPPED if conflict else 0
             held.row = i
+        elif conflict:
+            verdict[i] |= t.DROPPED
     elif filled:
         verdict[i] |= t.COMPLETED
     elif raised or confirmed:

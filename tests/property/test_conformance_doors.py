@@ -57,7 +57,7 @@ EXTRA: dict[str, st.SearchStrategy[Any]] = {
     "symbol": symbols,
     "authority": authorities,
     "quote_volume": st.sampled_from([1.0, 2.0, None, "NaN"]),
-    "first_trade_id": whole,
+    **dict.fromkeys(("trades", "first_trade_id"), whole),
     "note": loose,
 }
 
@@ -66,7 +66,7 @@ EXTRA: dict[str, st.SearchStrategy[Any]] = {
 def runs(draw: st.DrawFn) -> Run:
     kind = draw(st.sampled_from(sorted(KINDS)))
     columns = dict(KINDS[kind])
-    for name in draw(st.sets(st.sampled_from(sorted(EXTRA)), max_size=3)):
+    for name in draw(st.sets(st.sampled_from(sorted(EXTRA)), max_size=4)):
         columns[name] = EXTRA[name]
     unit = draw(st.sampled_from(["s", "s", "s", "iso8601", "datetime"]))
     if unit != "s":

@@ -75,11 +75,20 @@ def market_rollup(progress: Progress, options: ConformanceOptions) -> Progress:
         accepted_rows=progress.rows,
         log_at=merged.log_at,
         log_revision=merged.log_revision,
-        by_authority={
-            "revised": int(np.count_nonzero(verdict & temporal.REVISED)),
-            "discarded": int(np.count_nonzero(verdict & temporal.DISCARDED)),
-        },
+        by_authority=by_authority(verdict),
     )
+
+
+def by_authority(verdict: I4) -> dict[str, int]:
+    """Arrivals that authority decided. One whose prices lost is discarded, also where it filled or
+    confirmed a field: it is no row of the result."""
+    partly = verdict & (temporal.COMPLETED | temporal.RAISED) != 0
+    partly &= verdict & (temporal.REPEATED | temporal.REVISED | temporal.DROPPED) == 0
+    discarded = (verdict & temporal.DISCARDED != 0) | partly
+    return {
+        "revised": int(np.count_nonzero(verdict & temporal.REVISED)),
+        "discarded": int(np.count_nonzero(discarded)),
+    }
 
 
 def _late(codes: I4, time_ns: I8, symbols: int) -> Bool:

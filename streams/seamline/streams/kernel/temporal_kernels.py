@@ -324,6 +324,9 @@ def _settle(entry: Any, row: int, rank: Any, columns: Any, verdict: Any) -> Any:
             if conflict:
                 verdict[entry[E_ROW]] |= DROPPED
             entry[E_ROW] = row
+        elif conflict:
+            # Its prices lost by authority; what its own authority said before in a field is gone.
+            verdict[row] |= DROPPED
         return entry[E_REVISION]
     if by_field & 2:
         verdict[row] |= COMPLETED

@@ -20,7 +20,7 @@ from seamline.streams.kernel.conformance_options import BARS, PRICES, Conformanc
 from seamline.streams.kernel.conformance_progress import Progress
 from seamline.streams.kernel.conformance_report import CAUSES, NO_TRADES
 from seamline.streams.kernel.content import authority_ranks, content_codes, ordered_symbols
-from seamline.streams.kernel.market_rollup import market_rollup
+from seamline.streams.kernel.market_rollup import by_authority, market_rollup
 from seamline.streams.kernel.table import FLOAT64, INT64, Column, Table
 from seamline.streams.kernel.temporal import BarBatch, BarRules, Conformed, conform_bars
 
@@ -89,10 +89,7 @@ def _bars(progress: Progress, options: ConformanceOptions) -> Progress:
         accepted_rows=progress.rows,
         log_at=conformed.log_rows,
         log_revision=conformed.log_revision,
-        by_authority={
-            "revised": int(np.count_nonzero(verdict & temporal.REVISED)),
-            "discarded": int(np.count_nonzero(verdict & temporal.DISCARDED)),
-        },
+        by_authority=by_authority(verdict),
     )
     return _gaps(standing, options, conformed)
 
