@@ -134,7 +134,7 @@ def begin_calm(world: World) -> None:
     world.broker.settle_all()
     # Who still waits inside a transaction wakes up first: the group has gone on without it.
     for name, worker in world.workers.items():
-        world._resume(Act("resume", name), random.Random(0))
+        world.do(Act("resume", name))
         worker.up = True
     world.advance(15)
     world.broker.expire()
@@ -353,8 +353,8 @@ def grow_old(world: World) -> None:
             reader.turn(rng, steps=6, limit=5_000)
         world.check_readers()
         if age % 6 == 5:
-            world._expire(Act("expire"), rng)
-            world._compact(Act("compact"), rng)
+            world.do(Act("expire"))
+            world.do(Act("compact"))
     log = world.audit.symbols
     for symbol in world.symbols:
         series = world.audit.model_of(symbol).series[symbol]
