@@ -87,7 +87,8 @@ def read_double(b: Array, p: int, t8: Array, tf: Array) -> Any:
     """Eight bytes at `p`, which the caller has checked; -0.0 becomes 0.0."""
     for k in range(8):
         t8[k] = b[p + k]
-    return tf[0] + 0.0
+    # A float of Python adds a signalling NaN as compiled code does; one of numpy would warn.
+    return float(tf[0]) + 0.0
 
 
 @njit
