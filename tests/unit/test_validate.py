@@ -52,6 +52,7 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("a_trade_too_many", {"last_trade_id": 103}, {"trade_ids"}),
     ("one_trade", {"trades": 1, "last_trade_id": 100}, set()),
     ("no_trade_ids", {"first_trade_id": -1, "last_trade_id": -1}, set()),
+    ("ids_of_all_int64", {"first_trade_id": 0, "last_trade_id": 2**63 - 1}, {"trade_ids"}),
     ("no_count", {"trades": -1}, set()),
     ("closes_now", {"open_time_ns": LATEST_NS - MINUTE_NS}, set()),
     ("is_open", {"open_time_ns": LATEST_NS}, {"future_time"}),
@@ -95,6 +96,20 @@ def test_a_cell_is_the_interval_that_holds_the_time(time_ns: int, cell: int) -> 
         bars({"open_time_ns": time_ns}), interval_ns=MINUTE_NS, origin_ns=0, latest_ns=LATEST_NS
     )
     assert rows.cols[0, CELL] == cell
+
+
+@pytest.mark.parametrize("origin_ns", [0, 1, -1, 4 * MINUTE_NS + 7, -(10**15)])
+def test_cells_at_the_ends_of_time_are_those_of_whole_numbers(origin_ns: int) -> None:
+    off_grid = {bit for bit, name in RULES.items() if name == "off_grid"}.pop()
+    for time_ns in (-(2**63), -(2**63) + 1, -(2**63) + MINUTE_NS, -1, 0, 2**63 - 1):
+        rows, rules = judged(
+            bars({"open_time_ns": time_ns}),
+            interval_ns=MINUTE_NS,
+            origin_ns=origin_ns,
+            latest_ns=LATEST_NS,
+        )
+        assert rows.cols[0, CELL] == (time_ns - origin_ns) // MINUTE_NS
+        assert bool(rules[0] & off_grid) is ((time_ns - origin_ns) % MINUTE_NS != 0)
 
 
 def test_there_is_one_zero() -> None:

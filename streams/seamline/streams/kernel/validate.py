@@ -56,7 +56,7 @@ def _judge(vals: Any, cols: Any, i: int) -> int:
     if vals[i, 4] < 0 or vals[i, 5] < 0:
         rules |= NEGATIVE_VOLUME
     trades, first, last = cols[i, TRADES], cols[i, FIRST_ID], cols[i, LAST_ID]
-    if first >= 0 and last >= 0 and trades > 0 and last - first + 1 != trades:
+    if first >= 0 and last >= 0 and trades > 0 and last - first != trades - 1:
         rules |= TRADE_IDS
     return rules
 
@@ -83,11 +83,13 @@ def check(
         column_of_ids = ids[j]
         for i in range(len(column_of_ids)):
             cols[i, TRADES + j] = column_of_ids[i]
+    first_cell, line = origin // interval, origin % interval
     for i in range(len(open_time)):
         found = _judge(vals, cols, i)
-        since = open_time[i] - origin
-        cols[i, CELL] = since // interval
-        if since % interval != 0:
+        # `(time - origin) // interval`, without a difference that could leave int64.
+        rest = open_time[i] % interval
+        cols[i, CELL] = open_time[i] // interval - first_cell - (1 if rest < line else 0)
+        if rest != line:
             found |= OFF_GRID
         if open_time[i] > latest - interval:
             found |= FUTURE_TIME
