@@ -178,14 +178,15 @@ def _jumps(batch: t.BarBatch, rows: list[int], rules: t.BarRules, verdict: list[
     for series in closes.values():
         squares: list[float] = []
         for (_, before), (row, close) in pairwise(series):
-            square = (close / before - 1) ** 2
+            change = close / before - 1
+            square = change * change  # infinity where ** would refuse
             weights = [rules.jump_decay**k for k in range(len(squares))][::-1]
             if len(squares) >= 16 and any(squares):
                 total = math.fsum(w * s for w, s in zip(weights, squares, strict=True))
                 variance = total / math.fsum(weights)
                 if square > rules.jump_sigmas**2 * variance:
                     verdict[row] |= t.PRICE_JUMP
-            squares.append(square)
+            squares += [square] if square < math.inf else []
 
 
 def _gaps(

@@ -78,11 +78,8 @@ def test_the_answer_is_that_of_plain_python(case: tuple[t.BarBatch, int, t.BarRu
 
 
 @settings(max_examples=200, deadline=None)
-@given(batches(), st.integers(0, 2**63 - 1))
-def test_how_places_are_found_does_not_matter(
-    case: tuple[t.BarBatch, int, t.BarRules], far: int
-) -> None:
-    """One row far away makes the grid too large for places by arithmetic."""
+@given(batches())
+def test_how_places_are_found_does_not_matter(case: tuple[t.BarBatch, int, t.BarRules]) -> None:
     batch, symbols, rules = case
     made = t.conform_bars(batch, symbols, rules)
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +117,29 @@ def test_the_interleaving_of_symbols_does_not_matter(
     assert a.gaps.tolist() == b.gaps.tolist()
     assert a.misaligned == b.misaligned
     assert sorted(a.log_rows.tolist()) == sorted(order[b.log_rows].tolist())
+
+
+@pytest.mark.parametrize("symbols", [1, 7, 8, 9, 31])
+def test_bands_judged_together_are_those_judged_alone(symbols: int) -> None:
+    """Symbols side by side, in vector instructions, against each row by itself."""
+    draw = np.random.default_rng(symbols)
+    n = 60 * symbols
+    close = np.round(draw.lognormal(0, 0.02, n), 3)
+    hit = draw.random(n) < 0.05
+    close[hit] = draw.choice([NAN, 0.0, -1.0, INF, 2.0, 1e308, 1e-308], n)[hit]
+    batch = oracle.batch_of(
+        draw.integers(0, symbols, n).tolist(),
+        (draw.integers(0, 50, n) * 60).tolist(),
+        np.repeat(close[:, None], 5, 1).tolist(),
+    )
+    rules = t.BarRules(60, jump_sigmas=1.5, jump_decay=0.94)
+    made = t.conform_bars(batch, symbols, rules)
+    assert oracle.differences(made, oracle.answer(batch, symbols, rules)) == []
+    assert (made.verdict & t.PRICE_JUMP).any()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(t, "_PLACES_PER_ROW", 0)
+        patch.setattr(t, "_PLACES_MORE", 0)
+        assert same(made, t.conform_bars(batch, symbols, rules))
 
 
 @pytest.mark.parametrize("seed", range(12))

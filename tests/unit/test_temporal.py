@@ -299,7 +299,8 @@ def test_columns_that_do_not_fit_are_refused(change: dict[str, Any], parameter: 
         ({"sessions_ns": np.array([[60, 0]], np.int64)}, "sessions_ns"),
         ({"sessions_ns": np.array([0, 60], np.int64)}, "sessions_ns"),
         ({"jump_sigmas": 0.0}, "jump_sigmas"),
-        ({"jump_decay": 0.0}, "jump_decay"),
+        ({"jump_decay": 0.49}, "jump_decay"),
+        ({"jump_decay": 1.01}, "jump_decay"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(change: dict[str, Any], parameter: str) -> None:

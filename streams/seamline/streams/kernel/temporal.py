@@ -28,13 +28,16 @@ import numpy as np
 
 from seamline.schemas.columns import F8, I4, I8, U1
 from seamline.schemas.errors import UsageError
+from seamline.streams.kernel import temporal_band
 from seamline.streams.kernel import temporal_kernels as kernels
-from seamline.streams.kernel.temporal_kernels import (
+from seamline.streams.kernel.temporal_kernels import TIME_MAX, TIME_MIN
+from seamline.streams.kernel.temporal_settle import (
     COMPLETED,
     DISCARDED,
     DROPPED,
     DUPLICATE_CONFLICT,
     DUPLICATE_EQUAL,
+    FIELDS,
     NEGATIVE_VOLUME,
     NON_FINITE,
     NON_POSITIVE_PRICE,
@@ -45,8 +48,6 @@ from seamline.streams.kernel.temporal_kernels import (
     RAISED,
     REPEATED,
     REVISED,
-    TIME_MAX,
-    TIME_MIN,
 )
 
 __all__ = [
@@ -161,15 +162,12 @@ def conform_bars(batch: BarBatch, symbols: int, rules: BarRules) -> Conformed:
     counts = np.zeros(4, np.int64)
     arrival = np.full((symbols, 3), TIME_MIN, np.int64)
     arrival[:, kernels.A_PLACE] = -1
-    kernels.judge(columns, grid, table, arrival, special, verdict, counts)
+    log = kernels.Log(np.zeros(1, np.int64), np.empty(rows, np.int64), np.zeros(rows, np.int32))
+    entries = kernels.arrive(columns, grid, table, arrival, special, verdict, log, counts)
     kept, specials, repeated, off_grid = counts.tolist()
+    accepted = int(log.done[0])
 
     special = special[:specials]
-    entries = np.empty((repeated, kernels.ENTRY_WIDTH), np.int64)
-    log_rows = np.empty(rows, np.int64)
-    log_revision = np.zeros(rows, np.int32)
-    accepted = kernels.settle(columns, special, entries, verdict, log_rows, log_revision)
-
     wanted = _wanted(columns, grid, rules, special, off_grid)
     state = np.full((symbols, 3), -1, np.int64)
     state[0, kernels.Z_OFF] = 0
@@ -178,7 +176,8 @@ def conform_bars(batch: BarBatch, symbols: int, rules: BarRules) -> Conformed:
     revision = np.zeros(kept, np.int32)
     patches = np.empty((repeated * len(batch.optional), 3), np.int64)
     counts[:] = 0
-    with np.errstate(over="ignore"):  # plain Python would warn where compiled code gives infinity
+    # Plain Python would warn where compiled code gives infinity or NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
         gaps = kernels.stand(
             *(columns, grid, wanted, table, entries, state),
             *(standing, revision, patches, verdict, counts),
@@ -188,8 +187,8 @@ def conform_bars(batch: BarBatch, symbols: int, rules: BarRules) -> Conformed:
         rows=standing,
         revision=revision,
         patches=patches[:patched],
-        log_rows=log_rows[:accepted],
-        log_revision=log_revision[:accepted],
+        log_rows=log.rows[:accepted],
+        log_revision=log.revision[:accepted],
         verdict=verdict,
         gaps=gaps[np.argsort(gaps[:, 0], kind="stable")],
         misaligned=misaligned,
@@ -239,12 +238,12 @@ def _check_sizes(batch: BarBatch, symbols: int) -> None:
         )
     if not 1 <= symbols <= SYMBOLS_MAX:
         raise UsageError(f"outside 1..{SYMBOLS_MAX}", parameter="symbols", value=symbols)
-    if len(batch.optional) not in (0, kernels.FIELDS):
+    if len(batch.optional) not in (0, FIELDS):
         raise UsageError(
             "neither none nor all of the optional fields",
             parameter="optional",
             value=batch.optional.shape,
-            fix=f"Give ({kernels.FIELDS}, rows), NaN where a value is null",
+            fix=f"Give ({FIELDS}, rows), NaN where a value is null",
         )
 
 
@@ -273,8 +272,10 @@ def _check_rules(rules: BarRules) -> None:
         )
     if rules.jump_sigmas is not None and not 0 < rules.jump_sigmas < np.inf:
         raise UsageError("not positive", parameter="jump_sigmas", value=rules.jump_sigmas)
-    if not 0 < rules.jump_decay <= 1:
-        raise UsageError("outside (0, 1]", parameter="jump_decay", value=rules.jump_decay)
+    if not temporal_band.DECAY_MIN <= rules.jump_decay <= 1:
+        raise UsageError(
+            f"outside {temporal_band.DECAY_MIN}..1", parameter="jump_decay", value=rules.jump_decay
+        )
 
 
 def _places(symbol: I4, time: I8, symbols: int, rules: BarRules) -> tuple[kernels.Grid, I4]:

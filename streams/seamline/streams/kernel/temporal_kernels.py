@@ -4,13 +4,13 @@ Decides: what each row of a batch is (new, repeated, out of order, off the grid,
 stands for each identity and each optional field, what is missing between the rows that stand, and
 which close leaves its band. State is indexes of rows: no value is copied.
 
-Three passes, called by `temporal.conform_bars`:
-1. `judge` looks at the values of each row and files each row by identity, in the order of arrival.
-   `table` holds a place for each identity, ordered by (time, symbol): 0 is free, `row + 1` a row
-   that is alone, `-(entry + 1)` an identity that came again. Rows that are not alone are rare and
-   listed in `special`; everything below about authority happens to that list alone.
-2. `settle` decides each repeat in the order of arrival.
-3. `stand` walks the table, that is by time: standing rows, gaps, steps off the grid, price jumps.
+Two passes, called by `temporal.conform_bars`:
+1. `arrive` goes through the rows in the order of arrival, some at a time, so that what it looks at
+   again is still in the processor's cache: the values of each row; its identity; the repeats; the
+   log. `table` holds a place for each identity, ordered by (time, symbol): 0 is free, `row + 1` a
+   row that is alone, `-(entry + 1)` an identity that came again. Rows that are not alone are rare
+   and listed in `special`; all that is about authority happens to that list alone.
+2. `stand` walks the table, that is by time: standing rows, gaps, steps off the grid, price jumps.
 
 Invariants: a place is found by arithmetic (`dense`) or given (`place`), and nothing else depends on
 which; no arithmetic on times can leave int64; no row is looked at through an index that was not
@@ -25,33 +25,32 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from seamline.schemas.jit import njit
-
-# Bits of a verdict, the findings first.
-OFF_GRID: Final = 1  # set aside: it has no identity
-OUT_OF_ORDER: Final = 2  # came after a row of its symbol with a larger time
-DUPLICATE_EQUAL: Final = 4  # of an identity that came again with equal content, first row included
-DUPLICATE_CONFLICT: Final = 8  # of an identity to which one authority gave two contents
-DROPPED: Final = 16  # no row of the result, and authority is not the reason
-REVISED: Final = 32  # a higher authority: this row is a new revision
-DISCARDED: Final = 64  # other content of a lower authority
-OHLC_INCONSISTENT: Final = 128  # high < low, or open or close outside low..high
-NEGATIVE_VOLUME: Final = 256
-NON_POSITIVE_PRICE: Final = 512  # open, high, low or close <= 0
-NON_FINITE: Final = 1024  # open, high, low, close or volume is NaN or infinite
-PRICE_JUMP: Final = 2048
-# What became of this very row, where the bits above speak of its identity.
-REPEATED: Final = 4096  # it said what stood already: with DROPPED, dropped as duplicate_equal
-COMPLETED: Final = 8192  # it filled a null
-RAISED: Final = 16384  # a higher authority said what stood already
+from seamline.streams.kernel import temporal_band
+from seamline.streams.kernel.temporal_settle import (
+    DROPPED,
+    E_BITS,
+    E_FIELD_ROW,
+    E_FIRST,
+    E_REVISION,
+    E_ROW,
+    ENTRY_WIDTH,
+    NEGATIVE_VOLUME,
+    NON_FINITE,
+    NON_POSITIVE_PRICE,
+    OFF_GRID,
+    OHLC_INCONSISTENT,
+    OUT_OF_ORDER,
+    PRICE_JUMP,
+    open_entry,
+    settle,
+)
 
 TIME_MIN: Final = -(2**63)
 TIME_MAX: Final = 2**63 - 1
-RETURNS_MIN: Final = 16
-
-# Columns of an entry: one identity that came again.
-E_ROW, E_REVISION, E_RANK, E_BITS, E_FIELD_ROW, E_FIELD_RANK = 0, 1, 2, 3, 4, 8
-ENTRY_WIDTH: Final = 12
-FIELDS: Final = 4
+# From so many symbols on their bands are judged together.
+TOGETHER_MIN: Final = 8
+# Rows that pass 1 takes at a time: with what belongs to them, a part of a core's own cache.
+BLOCK_ROWS: Final = 8_192
 
 # Columns of `special`: rows that are off the grid or not the first of their identity.
 P_ROW, P_ENTRY, P_REVISION = range(3)
@@ -59,11 +58,9 @@ P_ROW, P_ENTRY, P_REVISION = range(3)
 # Columns of the state of a symbol in pass 1: the time after its newest one on the grid, its newest
 # time of all, the place of its newest one on the grid.
 A_NEXT, A_NEWEST, A_PLACE = range(3)
-# Columns of the state of a symbol in pass 3: its last standing row, the place where the next cell's
+# Columns of the state of a symbol in pass 2: its last standing row, the place where the next cell's
 # places begin, the next of its off-grid times.
 Z_ROW, Z_NEXT, Z_OFF = range(3)
-# Columns of the band of a symbol: last close, sum of weighted squares, sum of weights, returns.
-J_CLOSE, J_SQUARES, J_WEIGHTS, J_RETURNS = range(4)
 # Places of `counts`.
 C_KEPT, C_SPECIAL, C_ENTRIES, C_OFF_GRID = range(4)
 C_GAPS, C_MISALIGNED, C_PATCHES = range(3)
@@ -94,8 +91,16 @@ class Grid(NamedTuple):
     place: Any
 
 
+class Log(NamedTuple):
+    """Accepted rows: the first `done[0]` of rows, and of revision, which comes as zeros."""
+
+    done: Any
+    rows: Any
+    revision: Any
+
+
 class Wanted(NamedTuple):
-    """What pass 3 judges by. expected (n, 2): disjoint, ascending, on the grid; windowed: bars are
+    """What pass 2 judges by. expected (n, 2): disjoint, ascending, on the grid; windowed: bars are
     expected before the first and after the last row too. off_times: off-grid times by (symbol,
     time), off_end (symbols,) where a symbol's end. limit: jump_sigmas squared, or negative."""
 
@@ -163,10 +168,12 @@ def _broken(open_: float, high: float, low: float, close: float, volume: float) 
 
 
 @njit
-def _judge_values(values: Any, verdict: Any) -> None:
+def _judge_values(values: Any, start: int, end: int, verdict: Any) -> None:
     """One look at all five first: a NaN fails it, an infinity too, so the rest is rare."""
-    open_, high, low, close, volume = values
-    for i in range(len(open_)):
+    # Views begin at 0: the compiler knows that no index into them is negative.
+    open_, high, low = values[0][start:end], values[1][start:end], values[2][start:end]
+    close, volume, bits = values[3][start:end], values[4][start:end], verdict[start:end]
+    for i in range(len(bits)):
         o, h, l, c, v = open_[i], high[i], low[i], close[i], volume[i]  # noqa: E741
         fine = (
             (l > 0)
@@ -179,21 +186,29 @@ def _judge_values(values: Any, verdict: Any) -> None:
             & (v < np.inf)
         )
         if not fine:
-            verdict[i] = _broken(o, h, l, c, v)
+            bits[i] = _broken(o, h, l, c, v)
 
 
 @njit
-def judge(
-    columns: Any, grid: Any, table: Any, state: Any, special: Any, verdict: Any, counts: Any
+def _file(
+    columns: Any,
+    grid: Any,
+    start: int,
+    end: int,
+    table: Any,
+    state: Any,
+    special: Any,
+    verdict: Any,
+    counts: Any,
 ) -> None:
-    """Pass 1, in the order of arrival. `state` (symbols, 3): TIME_MIN, TIME_MIN, -1 each; `table`
-    and `verdict` as zeros; `special` (rows, 3) to write to."""
-    symbol, time, interval = columns.symbol, columns.time, grid.interval
-    _judge_values(columns.values, verdict)
-    kept, specials, entries, off_grid = 0, 0, 0, 0
-    for i in range(len(symbol)):
-        s = np.uint32(symbol[i])  # an index without a sign needs no second look
-        t = time[i]
+    """Give rows start..end-1 to their places, or to `special`."""
+    symbol, time, interval = columns.symbol[start:end], columns.time[start:end], grid.interval
+    kept, specials = counts[C_KEPT], counts[C_SPECIAL]
+    entries, off_grid = counts[C_ENTRIES], counts[C_OFF_GRID]
+    for k in range(len(symbol)):
+        i = start + k
+        s = np.uint32(symbol[k])  # an index without a sign needs no second look
+        t = time[k]
         # Nearly all rows: the cell after the symbol's newest one, hence new and in order. A time
         # after the newest never equals TIME_MIN, which stands for "no next cell".
         if t == state[s, A_NEXT] and t > state[s, A_NEWEST]:
@@ -219,7 +234,7 @@ def judge(
             continue
         special[specials, P_ROW] = i
         special[specials, P_ENTRY] = -1 if at < 0 else entries if held > 0 else -held - 1
-        # The first row of the identity stays in the list until pass 2 makes the entry.
+        # The first row of the identity stays in the list until its entry is made.
         special[specials, P_REVISION] = held - 1 if held > 0 else -1
         specials += 1
         if at < 0:
@@ -245,140 +260,72 @@ def _place(grid: Any, i: int, s: Any, t: Any) -> Any:
 
 
 @njit
-def _same(values: Any, other: Any, i: int, k: int) -> Any:
-    """Whether two rows state the same, optional fields aside: -0.0 is 0.0, NaN is NaN."""
-    for column in values:
-        if len(column):
-            a, b = column[i], column[k]
-            if a != b and not (np.isnan(a) and np.isnan(b)):
-                return False
-    return not len(other) or other[i] == other[k]
-
-
-@njit
-def _open_entry(entry: Any, row: int, rank: Any, optional: Any) -> None:
-    entry[E_ROW] = row
-    entry[E_REVISION] = 0
-    entry[E_RANK] = rank
-    entry[E_BITS] = 0
-    for j in range(FIELDS):
-        entry[E_FIELD_ROW + j] = -1
-        entry[E_FIELD_RANK + j] = rank
-        if j < len(optional) and not np.isnan(optional[j, row]):
-            entry[E_FIELD_ROW + j] = row
-
-
-@njit
-def _optional(entry: Any, row: int, rank: Any, optional: Any) -> Any:
-    """Merge the optional fields, each by its own authority.
-
-    Returns bits: 1 a value replaces another, 2 a null is filled, 4 an equal value is confirmed by a
-    higher authority, 8 one authority states two values, 16 a lower authority was not heard.
-    """
-    done = 0
-    for j in range(len(optional)):
-        if np.isnan(optional[j, row]):
-            continue
-        held = entry[E_FIELD_ROW + j]
-        if held < 0:
-            done |= 2
-        else:
-            equal = optional[j, row] == optional[j, held]
-            if rank > entry[E_FIELD_RANK + j]:
-                done |= 0 if equal else 16
-                continue
-            same_rank = rank == entry[E_FIELD_RANK + j]
-            if equal and same_rank:
-                continue
-            if equal:
-                done |= 4
-            else:
-                done |= 9 if same_rank else 1
-        entry[E_FIELD_ROW + j] = row
-        entry[E_FIELD_RANK + j] = rank
-    return done
-
-
-@njit
-def _settle(entry: Any, row: int, rank: Any, columns: Any, verdict: Any) -> Any:
-    """An identity meets another statement of it. Returns the revision that the row became, 0 where
-    it became none."""
-    same = _same(columns.values, columns.other, entry[E_ROW], row)
-    takes = not same and rank <= entry[E_RANK]
-    raised = same and rank < entry[E_RANK]
-    by_field = _optional(entry, row, rank, columns.optional)
-    conflict = (not same and rank == entry[E_RANK]) or by_field & 8 != 0
-    equal = same and by_field & (1 | 8 | 16) == 0
-    if conflict:
-        entry[E_BITS] |= DUPLICATE_CONFLICT
-    if equal:
-        entry[E_BITS] |= DUPLICATE_EQUAL
-        verdict[row] |= DROPPED | REPEATED
-    if takes or raised:
-        entry[E_RANK] = rank
-    if takes or by_field & 1:
-        entry[E_REVISION] += 1
-        if not conflict:
-            verdict[row] |= REVISED
-        if takes or same:
-            if conflict:
-                verdict[entry[E_ROW]] |= DROPPED
-            entry[E_ROW] = row
-        elif conflict:
-            # Its prices lost by authority; what its own authority said before in a field is gone.
-            verdict[row] |= DROPPED
-        return entry[E_REVISION]
-    if by_field & 2:
-        verdict[row] |= COMPLETED
-    elif raised or by_field & 4:
-        verdict[row] |= RAISED
-    elif not equal:
-        verdict[row] |= DISCARDED
-    return 0
-
-
-@njit
-def settle(
-    columns: Any, special: Any, entries: Any, verdict: Any, log_rows: Any, log_revision: Any
-) -> Any:
-    """Pass 2: decide the repeats, then write the log of accepted rows (`log_revision` as zeros).
-    Returns the number of accepted rows."""
+def _decide(
+    columns: Any, special: Any, entries: Any, start: int, end: int, verdict: Any, log: Any
+) -> None:
+    """Decide the repeats among rows start..end-1 and write the log of what was accepted."""
     authority = columns.authority
-    first = np.empty(len(entries), np.int64)
+    done = start
     for n in range(len(special)):
         row, e = special[n, P_ROW], special[n, P_ENTRY]
-        if e < 0:
-            special[n, P_REVISION] = 0
-            continue
-        if special[n, P_REVISION] >= 0:
-            first[e] = special[n, P_REVISION]
-            rank = np.int64(authority[first[e]]) if len(authority) else 0
-            _open_entry(entries[e], first[e], rank, columns.optional)
-        rank = np.int64(authority[row]) if len(authority) else 0
-        special[n, P_REVISION] = _settle(entries[e], row, rank, columns, verdict)
-    for e in range(len(entries)):
-        verdict[first[e]] |= entries[e, E_BITS]
-    accepted, done = 0, 0
-    for n in range(len(special)):
-        row = special[n, P_ROW]
-        accepted = _log(log_rows, accepted, done, row)
+        _log(log, done, row)
         done = row + 1
-        if special[n, P_REVISION] > 0:
-            log_rows[accepted] = row
-            log_revision[accepted] = special[n, P_REVISION]
-            accepted += 1
-        if special[n, P_ENTRY] >= 0:
-            verdict[row] |= entries[special[n, P_ENTRY], E_BITS]
-    return _log(log_rows, accepted, done, len(verdict))
+        if e < 0:
+            continue
+        first = special[n, P_REVISION]
+        if first >= 0:
+            rank = np.int64(authority[first]) if len(authority) else 0
+            open_entry(entries[e], first, rank, columns.optional)
+        rank = np.int64(authority[row]) if len(authority) else 0
+        revision = settle(entries[e], row, rank, columns, verdict)
+        if revision > 0:
+            log.revision[log.done[0]] = revision
+            _log(log, row, done)
+    _log(log, done, end)
 
 
 @njit
-def _log(log_rows: Any, accepted: int, first: int, end: int) -> Any:
-    """Accept rows first..end-1. Returns the number of accepted rows."""
-    part = log_rows[accepted : accepted + end - first]
+def _log(log: Any, first: int, end: int) -> None:
+    """Accept rows first..end-1."""
+    accepted = log.done[0]
+    part = log.rows[accepted : accepted + end - first]
     for k in range(len(part)):
         part[k] = first + k
-    return accepted + len(part)
+    log.done[0] = accepted + len(part)
+
+
+@njit
+def arrive(
+    columns: Any,
+    grid: Any,
+    table: Any,
+    state: Any,
+    special: Any,
+    verdict: Any,
+    log: Any,
+    counts: Any,
+) -> Any:
+    """Pass 1. `state` (symbols, 3): TIME_MIN, TIME_MIN, -1 each; `table` and `verdict` as zeros;
+    `special` (rows, 3) and `log` to write to. Returns the entries."""
+    entries = np.empty((64, ENTRY_WIDTH), np.int64)
+    rows = len(columns.symbol)
+    for start in range(0, rows, BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, rows)
+        if len(columns.values[0]):
+            _judge_values(columns.values, start, end, verdict)
+        since = counts[C_SPECIAL]
+        _file(columns, grid, start, end, table, state, special, verdict, counts)
+        if len(entries) < counts[C_ENTRIES]:
+            longer = np.empty((2 * counts[C_ENTRIES], ENTRY_WIDTH), np.int64)
+            longer[: len(entries)] = entries
+            entries = longer
+        _decide(columns, special[since : counts[C_SPECIAL]], entries, start, end, verdict, log)
+    for e in range(counts[C_ENTRIES]):
+        verdict[entries[e, E_FIRST]] |= entries[e, E_BITS]
+    for n in range(counts[C_SPECIAL]):
+        if special[n, P_ENTRY] >= 0:
+            verdict[special[n, P_ROW]] |= entries[special[n, P_ENTRY], E_BITS]
+    return entries[: counts[C_ENTRIES]]
 
 
 @njit
@@ -443,30 +390,6 @@ def _steps(
 
 
 @njit
-def _judge_jumps(rows: Any, symbol: Any, closes: Any, wanted: Any, band: Any, verdict: Any) -> None:
-    """Note each close that leaves its symbol's band, which then takes it in. See `temporal`."""
-    limit, decay = wanted.limit, wanted.decay
-    for k in range(len(rows)):
-        row = rows[k]
-        close, s = closes[row], np.uint32(symbol[row])
-        if not 0.0 < close < np.inf:
-            continue
-        before, squares = band[s, J_CLOSE], band[s, J_SQUARES]
-        weights, returns = band[s, J_WEIGHTS], band[s, J_RETURNS]
-        band[s, J_CLOSE] = close
-        if before == 0.0:
-            continue
-        change = close / before - 1.0
-        square = change * change
-        if square * weights > limit * squares and returns >= RETURNS_MIN and squares > 0.0:
-            verdict[row] |= PRICE_JUMP
-        if square < np.inf:
-            band[s, J_SQUARES] = decay * squares + square
-            band[s, J_WEIGHTS] = decay * weights + 1.0
-            band[s, J_RETURNS] = returns + 1.0
-
-
-@njit
 def _repeats(entries: Any, optional: Any, again: Any, revision: Any, patches: Any) -> Any:
     """Revisions of the identities that came again, at the places `again` of the result, and the
     optional fields whose standing value is not the standing row's. Returns the patches."""
@@ -485,19 +408,35 @@ def _repeats(entries: Any, optional: Any, again: Any, revision: Any, patches: An
 
 
 @njit
-def _walk_grid(symbols: int, table: Any, entries: Any, state: Any, rows: Any, again: Any) -> Any:
-    """Write the standing rows of dense places. Returns the breaks: (row, row of its symbol before
-    it, or -1) of each that is not one cell after that."""
+def _walk_grid(
+    columns: Any,
+    symbols: int,
+    wanted: Any,
+    together: bool,
+    table: Any,
+    entries: Any,
+    state: Any,
+    rows: Any,
+    again: Any,
+    verdict: Any,
+) -> Any:
+    """Write the standing rows of dense places, and judge jumps `together` on the way. Returns the
+    breaks: (row, row of its symbol before it, or -1) of each that is not one cell after that."""
     breaks = np.empty((len(rows), 2), np.int64)
+    places = np.empty(symbols, np.int64)
+    band = temporal_band.empty(symbols)
+    closes, limit, decay = columns.values[3], wanted.limit, wanted.decay
     kept, repeats, found = 0, 0, 0
     for start in range(0, len(table), symbols):
         for s in range(symbols):
             held = np.int64(table[start + s])
+            row = held - 1
+            places[s] = row
             if held == 0:
                 continue
-            row = held - 1
             if held < 0:
                 row = entries[-held - 1, E_ROW]
+                places[s] = row
                 again[repeats, 0] = -held - 1
                 again[repeats, 1] = kept
                 repeats += 1
@@ -509,6 +448,8 @@ def _walk_grid(symbols: int, table: Any, entries: Any, state: Any, rows: Any, ag
                 found += 1
             state[s, Z_NEXT] = start + symbols
             state[s, Z_ROW] = row
+        if together:
+            temporal_band.by_cell(places, closes, limit, decay, band, verdict, PRICE_JUMP)
     return breaks[:found]
 
 
@@ -572,18 +513,25 @@ def stand(
     verdict: Any,
     counts: Any,
 ) -> Any:
-    """Pass 3, by (time, symbol). `state` (symbols, 3): -1, -1, first of the symbol's off-grid
+    """Pass 2, by (time, symbol). `state` (symbols, 3): -1, -1, first of the symbol's off-grid
     times each; `rows`, `revision` (as zeros), `patches` and `verdict` are written to. Returns the
     gaps; `counts` tells how many patches and misaligned steps there are."""
     again = np.empty((len(entries), 2), np.int64)
+    judged = wanted.limit > 0.0
+    together = judged and grid.dense and grid.symbols >= TOGETHER_MIN
     if grid.dense:
-        breaks = _walk_grid(grid.symbols, table, entries, state, rows, again)
+        breaks = _walk_grid(
+            *(columns, grid.symbols, wanted, together),
+            *(table, entries, state, rows, again, verdict),
+        )
     else:
         breaks = _walk_places(columns.symbol, table, entries, state, rows, again)
     counts[C_PATCHES] = _repeats(entries, columns.optional, again, revision, patches)
-    if wanted.limit > 0.0:
-        band = np.zeros((len(state), 4))
-        _judge_jumps(rows, columns.symbol, columns.values[3], wanted, band, verdict)
+    if judged and not together:
+        temporal_band.by_row(
+            *(rows, columns.symbol, columns.values[3], wanted.limit, wanted.decay),
+            *(temporal_band.empty(grid.symbols), verdict, PRICE_JUMP),
+        )
     if grid.interval == 0:
         return np.empty((0, 3), np.int64)
     return _missing(columns, grid.interval, wanted, breaks, state, counts)
