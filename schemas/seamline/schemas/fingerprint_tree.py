@@ -175,30 +175,46 @@ def tree_of_value(value: object) -> FingerprintTree:
     return tree
 
 
-def _days(symbol: str, parts: list[Bars]) -> Iterator[DayLeaf]:
+def _days(symbol: str, parts: list[Bars]) -> list[DayLeaf]:
     """The leaves of one symbol, of parts that are not empty."""
     encoded = symbol_bytes_of(symbol)
     parts = sorted(parts, key=lambda part: int(part.open_time_ns[0]))
+    found = _days_in_order(encoded, parts)
+    if found is not None:
+        return found
+    rows = CanonicalRows(sum(map(len, parts)), [(part, slice(None)) for part in parts])
+    rows.sort()
+    if not strictly_increasing(rows.times):
+        raise UsageError("a time occurs twice", parameter="open_time_ns", value=symbol)
+    return list(_leaves(encoded, rows))
+
+
+def _days_in_order(symbol: bytes, parts: list[Bars]) -> list[DayLeaf] | None:
+    """None where the rows of the parts, one after the other, turn out not to be in time order."""
+    found: list[DayLeaf] = []
+    last_ns = None
+    for before, after in pairwise(parts):
+        if before.open_time_ns[-1] >= after.open_time_ns[0]:
+            return None
     for tile in _tiles(parts):
         rows = CanonicalRows(sum(chosen.stop - chosen.start for _, chosen in tile), tile)
-        if not strictly_increasing(rows.times):
-            rows.sort()
-            if not strictly_increasing(rows.times):
-                raise UsageError("a time occurs twice", parameter="open_time_ns", value=symbol)
-        days = rows.times // DAY_NS
-        for start, end in _runs(days[1:] != days[:-1]):
-            yield DayLeaf(int(days[start]), end - start, rows.digest(encoded, start, end))
+        times = rows.times
+        if not strictly_increasing(times) or (last_ns is not None and times[0] <= last_ns):
+            return None
+        last_ns = int(times[-1])
+        found.extend(_leaves(symbol, rows))
+    return found
+
+
+def _leaves(symbol: bytes, rows: CanonicalRows) -> Iterator[DayLeaf]:
+    days = rows.times // DAY_NS
+    for start, end in _runs(days[1:] != days[:-1]):
+        yield DayLeaf(int(days[start]), end - start, rows.digest(symbol, start, end))
 
 
 def _tiles(parts: list[Bars]) -> Iterator[list[tuple[Bars, slice]]]:
-    """Spans of parts, together about TILE_ROWS; a day is never in two tiles. Parts that are not one
-    after the other in time order are one tile."""
-    ordered = all(strictly_increasing(part.open_time_ns) for part in parts) and all(
-        before.open_time_ns[-1] < after.open_time_ns[0] for before, after in pairwise(parts)
-    )
-    if not ordered:
-        yield [(part, slice(0, len(part))) for part in parts]
-        return
+    """Spans of parts, together about TILE_ROWS; where the rows are in time order, a day is never in
+    two tiles."""
     tile: list[tuple[Bars, slice]] = []
     rows, last_ns = 0, 0
     for part in parts:
@@ -211,6 +227,7 @@ def _tiles(parts: list[Bars]) -> Iterator[list[tuple[Bars, slice]]]:
             if rows + end - at >= TILE_ROWS:
                 wanted = at + max(TILE_ROWS - rows, 1)
                 end, last_ns = _whole_days(part.open_time_ns, wanted)
+                end = max(end, at + 1)  # rows out of order have any end
             tile.append((part, slice(at, end)))
             rows += end - at
             at = end
