@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fingerprint_by_hand as by_hand
+from seamline.schemas import fingerprint_tree
 from seamline.schemas.columns import BarColumns
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.fingerprint import block_digest
@@ -252,6 +253,24 @@ def test_a_time_twice_has_no_tree() -> None:
         tree_of_rows(["A", "B"], np.array([1, 0, 1]), columns.take(np.array([1, 0, 1])))
     with pytest.raises(UsageError, match="twice"):
         diff_bars(columns.take(np.array([0, 0])), columns)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 3, 100])
+@pytest.mark.parametrize("days", [[10, 11, 12, 5, 6, 7], [10, 11, 50, 5], [10, 30, 9, 40, 8]])
+def test_a_part_that_is_out_of_order_far_in_is_found_out(
+    days: list[int], tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first tiles may be in order."""
+    monkeypatch.setattr(fingerprint_tree, "TILE_ROWS", tile)
+    rows = [row for symbol, row in by_hand.example() if symbol == "ETH/USDT"][: len(days)]
+    columns = columns_of(rows)
+    columns.open_time_ns[:] = np.array(days) * DAY_NS
+    expected = tree_of([("A", columns.take(np.argsort(columns.open_time_ns)))])
+    assert tree_of([("A", columns)]) == expected
+    assert [leaf.day for leaf in expected.symbols[0].days] == sorted(days)
+    columns.open_time_ns[-1] = columns.open_time_ns[0]
+    with pytest.raises(UsageError, match="open_time_ns"):
+        tree_of([("A", columns)])
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:
