@@ -20,7 +20,7 @@ from seamline.streams.kernel.simulation.worker import CUTS
 PRESET_ID: Final = "ohlcv.simulated.spot.1m"
 SYMBOLS: Final = ("BTC/USDT", "ETH/USDT", "SOL/USDT")
 BLOCK_ROWS: Final = 12
-MINUTES: Final = (40, 70)
+MINUTES: Final = (40, 66)
 DAYS_14_NS: Final = 14 * 86_400 * NS_PER_S
 # Longer than any worker is away, and short enough that open bars are sealed by the clock.
 SHORT_RETENTION_NS: Final = 160 * MINUTE_NS
@@ -189,7 +189,7 @@ class _Script:
     def round(self) -> None:
         """Some minutes pass, then everybody may move, and something may go wrong."""
         rng, settings = self.rng, self.settings
-        step = rng.choice((1, 2, 2, 3, 5))
+        step = rng.choice((1, 2, 3, 3, 5))
         self.minute += step
         self.do("time", wait=step * 60 + rng.randrange(-20, 21))
         for due, act in [one for one in self.later if one[0] <= self.minute]:

@@ -37,7 +37,7 @@ from seamline.streams.kernel.simulation.venue import HISTORY_MINUTES, minute_of,
 from seamline.streams.kernel.simulation.world import Parts, World
 
 ROUNDS_MAX: Final = 40
-AGES: Final = 24
+AGES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
