@@ -82,7 +82,7 @@ def runs(draw: st.DrawFn) -> Run:
     chosen: Settings = {
         "ts_unit": unit,
         "wide_spread_percent": draw(st.sampled_from([None, 10])),
-        "preset": draw(st.sampled_from(["strict-blocking", "permissive"])),
+        "conformance_preset": draw(st.sampled_from(["strict-blocking", "permissive"])),
     }
     if draw(st.booleans()):
         chosen |= {"interval": 60, "interval_unit": "s"}

@@ -19,6 +19,7 @@ from seamline.streams.kernel.conformance import (
 from seamline.streams.kernel.conformance_options import ConformanceOptions, options
 from seamline.streams.kernel.conformance_progress import Progress
 from seamline.streams.kernel.conformance_report import SAMPLES_MAX, MissingRange
+from seamline.streams.kernel.gap_causes import Evidence, cause
 from seamline.streams.kernel.schema_rollup import SchemaRollupStage
 from seamline.streams.kernel.table import Table
 from seamline.streams.kernel.temporal_rollup import TemporalRollupStage
@@ -78,10 +79,10 @@ def test_what_is_only_reported_does_not_block() -> None:
 
 def test_permissive_blocks_only_a_missing_column() -> None:
     table = bars(ts=[0, 0, 240], close=[1.0, 2.0, float("nan")])
-    assert not minutes(table, partial_ok=False, preset="permissive").report.blocked
+    assert not minutes(table, partial_ok=False, conformance_preset="permissive").report.blocked
     without = Table.of({"ts": [0], "price": [1.0]})
     with pytest.raises(ConformancePipelineError, match="missing_column"):
-        minutes(without, partial_ok=False, preset="permissive")
+        minutes(without, partial_ok=False, conformance_preset="permissive")
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,36 @@ def test_gaps_name_symbol_bounds_and_cause() -> None:
     ]
     other = bars(ts=[0, 120, 240], first_trade_id=[1, 4, None], last_trade_id=[2, 9, 12])
     causes = [each.cause for each in minutes(other, window=(-60, 360)).report.missing_ranges()]
-    assert causes == ["unknown", "unknown", "unknown", "unknown"]
+    assert causes == ["unknown", "our_loss", "unknown", "unknown"]
+
+
+@pytest.mark.parametrize("last", [None, -1, 5])
+@pytest.mark.parametrize("first", [None, -1, 4, 5, 6, 7, BIG])
+@pytest.mark.parametrize("authority", ["ws_closed", "rest_fresh"])
+def test_causes_are_those_of_the_ledger(
+    last: int | None, first: int | None, authority: str
+) -> None:
+    table = bars(
+        ts=[0, 120],
+        first_trade_id=[5, first],
+        last_trade_id=[last, 9],
+        authority=[authority, "rest_settled"],
+    )
+
+    def known(number: int | None) -> int | None:
+        return None if number is None or number < 0 else number
+
+    before = known(last) if authority == "ws_closed" else None
+    (found,) = minutes(table).report.missing_ranges()
+    evidence = Evidence(last_id_before=before, first_id_after=known(first))
+    assert found.cause == cause((60 * S, 120 * S), evidence)
+
+
+def test_a_bar_that_breaks_a_value_rule_proves_nothing() -> None:
+    for broken in ({"volume": [-1.0, 1.0]}, {"trades": [None, 2]}):
+        table = bars(ts=[0, 120], first_trade_id=[1, 6], last_trade_id=[5, 9], **broken)
+        (found,) = minutes(table).report.missing_ranges()
+        assert found.cause == "unknown"
 
 
 def test_gaps_are_judged_within_sessions_and_for_expected_symbols() -> None:

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {"kind": "bars", "ts_unit": "s", "interval": 60, "interva
     ("changes", "named", "value"),
     [
         ({"kind": "ohlcv"}, "kind", "ohlcv"),
-        ({"preset": "lenient"}, "preset", "lenient"),
+        ({"conformance_preset": "lenient"}, "conformance_preset", "lenient"),
         ({"ts_unit": "minutes"}, "ts_unit", "minutes"),
         ({"interval_unit": None}, "interval_unit", None),
         ({"interval_unit": "m"}, "interval_unit", "m"),

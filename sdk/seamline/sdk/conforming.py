@@ -32,7 +32,7 @@ class Settings(TypedDict, total=False):
     window: tuple[object, object] | None
     sessions_ns: I8 | None
     symbols: Sequence[str] | None
-    preset: str
+    conformance_preset: str
     wide_spread_percent: float | None
     jump_sigmas: float | None
     time_column: str

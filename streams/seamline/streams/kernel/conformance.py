@@ -67,7 +67,7 @@ class RegressionReportStage:
         assert progress.log_at is not None and progress.log_revision is not None
         report = ConformanceReport(
             kind=options.kind,
-            preset=options.preset,
+            conformance_preset=options.conformance_preset,
             interval_ns=options.interval_ns,
             rows_in=progress.rows_in,
             rows_out=progress.table.rows,
@@ -137,7 +137,7 @@ class ConformancePipeline:
             raise ConformancePipelineError(
                 f"{', '.join(shown)}{f' and {more} more' if more else ''} of {report.rows_in} rows",
                 parameter="conformance_preset",
-                value=report.preset,
+                value=report.conformance_preset,
                 fix="`seamline explain RULE` says what each means; mend the data, "
                 "or take what stands with partial_ok=True",
                 report=report,

@@ -63,7 +63,7 @@ class Progress:
 
     def noted(self, options: ConformanceOptions, rule: str, **fields: object) -> Progress:
         """With a finding; a severity is looked up by the conformance preset."""
-        made = Finding(rule, severity(rule, options.preset), **fields)  # type: ignore[arg-type]
+        made = Finding(rule, severity(rule, options.conformance_preset), **fields)  # type: ignore[arg-type]
         return replace(self, findings=(*self.findings, made))
 
     def take(self, keep: Bool) -> Progress:

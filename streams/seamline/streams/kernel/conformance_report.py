@@ -17,15 +17,14 @@ import numpy as np
 
 from seamline.schemas.columns import I4, I8, U1
 from seamline.schemas.errors import UsageError
+from seamline.streams.kernel.gap_causes import NO_TRADES, OUR_LOSS, UNKNOWN
 from seamline.streams.kernel.rules import BLOCK
 
 FORMAT: Final = 1
 SAMPLES_MAX: Final = 10
 GAP: Final = "gap"
 # Why bars are absent, as far as a frame can tell.
-UNKNOWN: Final = "unknown"
-NO_TRADES: Final = "no_trades"
-CAUSES: Final = (UNKNOWN, NO_TRADES)
+CAUSES: Final = (UNKNOWN, NO_TRADES, OUR_LOSS)
 
 # Kinds of change for the worse.
 NEW_RULE: Final = "new_rule"
@@ -112,7 +111,7 @@ class ConformanceReport:
     """
 
     kind: str
-    preset: str
+    conformance_preset: str
     interval_ns: int | None
     rows_in: int
     rows_out: int
@@ -148,7 +147,7 @@ class ConformanceReport:
         return {
             "format": FORMAT,
             "kind": self.kind,
-            "conformance_preset": self.preset,
+            "conformance_preset": self.conformance_preset,
             "interval_ns": self.interval_ns,
             "rows_in": self.rows_in,
             "rows_out": self.rows_out,
@@ -183,7 +182,7 @@ class ConformanceReport:
                 raise ValueError(plain["format"])
             return cls(
                 kind=plain["kind"],
-                preset=plain["conformance_preset"],
+                conformance_preset=plain["conformance_preset"],
                 interval_ns=plain["interval_ns"],
                 rows_in=plain["rows_in"],
                 rows_out=plain["rows_out"],

@@ -161,8 +161,9 @@ _TEMPORAL_RULES: Final = (
         "Bars that the calendar expects are missing, between the first and the last bar of a "
         "symbol or in the stated window. An indicator over n bars then silently covers more time, "
         "and a return jumps. Nothing is filled in: the finding holds number, bounds and cause "
-        "(`no_trades` where trade ids prove it, else `unknown`). On the plane each gap has an "
-        "entry in the ledger. Backfill the ranges; what the venue never had stays named.",
+        "(`no_trades` or `our_loss` where the trade ids beside it prove one, else `unknown`). On "
+        "the plane each gap has an entry in the ledger. Backfill the ranges; what the venue never "
+        "had stays named.",
     ),
     _rule(
         *("boundary_misaligned", _BARS, TEMPORAL, "A step that is no multiple of the interval"),

@@ -14,17 +14,22 @@ from typing import Final
 
 import numpy as np
 
-from seamline.schemas.columns import F8, I4, I8, OPTIONAL_FIELDS, U1, Bool
+from seamline.schemas.columns import F8, I4, OPTIONAL_FIELDS, U1, Bool
 from seamline.streams.kernel import temporal
 from seamline.streams.kernel.conformance_options import BARS, PRICES, ConformanceOptions
 from seamline.streams.kernel.conformance_progress import Progress
-from seamline.streams.kernel.conformance_report import CAUSES, NO_TRADES
+from seamline.streams.kernel.conformance_report import CAUSES
 from seamline.streams.kernel.content import authority_ranks, content_codes, ordered_symbols
+from seamline.streams.kernel.gap_causes import NO_TRADES, OUR_LOSS, TRUSTED
 from seamline.streams.kernel.market_rollup import by_authority, market_rollup
 from seamline.streams.kernel.table import FLOAT64, INT64, Column, Table
 from seamline.streams.kernel.temporal import BarBatch, BarRules, Conformed, conform_bars
 
 VOLUME: Final = "volume"
+# A bar that breaks one of these proves nothing by its trade ids.
+_SUSPECT: Final = (
+    temporal.OHLC_INCONSISTENT | temporal.NON_POSITIVE_PRICE | temporal.NEGATIVE_VOLUME
+)
 EXACT_FLOAT_MAX: Final = 2**53
 
 
@@ -205,22 +210,22 @@ def _valued(
     if "quote_volume" in options.fields and "quote_volume" in table:
         negative |= table["quote_volume"].mask() & (table["quote_volume"].values < 0)
     progress = progress.found(options, "negative_volume", negative)
-    progress = _trade_ids(progress, options)
+    progress = progress.found(options, "trade_ids", _wrong_ids(table, options))
     if not seen & temporal.PRICE_JUMP:
         return progress
     return progress.found(options, "price_jump", (verdict & temporal.PRICE_JUMP) != 0)
 
 
-def _trade_ids(progress: Progress, options: ConformanceOptions) -> Progress:
-    table = progress.table
+def _wrong_ids(table: Table, options: ConformanceOptions) -> Bool:
+    """Rows whose number of trades is not that of their trade ids."""
     names = ("trades", "first_trade_id", "last_trade_id")
     if any(n not in table or options.fields.get(n) != INT64 for n in names):
-        return progress
+        return np.zeros(table.rows, bool)
     trades, first, last = (table[n] for n in names)
     stated = trades.mask() & first.mask() & last.mask()
     stated &= (trades.values > 0) & (first.values >= 0) & (last.values >= 0)
-    wrong = stated & (last.values - first.values + 1 != trades.values)
-    return progress.found(options, "trade_ids", wrong)
+    wrong: Bool = stated & (last.values - first.values + 1 != trades.values)
+    return wrong
 
 
 def _patched(standing: Table, source: Table, conformed: Conformed) -> Table:
@@ -244,14 +249,17 @@ def _gaps(progress: Progress, options: ConformanceOptions, conformed: Conformed)
         return progress
     # In Python: a range to the end of int64 has a width that int64 cannot hold.
     missing = sum(-(-(end - start) // interval) for _, start, end in ranges.tolist())
-    causes = _causes(progress, options, ranges)
+    causes = _causes(progress, options, conformed)
     return progress.noted(
         *(options, "gap"), rows_involved=0, missing=missing, ranges=ranges, causes=causes
     )
 
 
-def _causes(progress: Progress, options: ConformanceOptions, ranges: I8) -> U1:
-    """`no_trades` where the ids of the bars around a range follow each other, else `unknown`."""
+def _causes(progress: Progress, options: ConformanceOptions, conformed: Conformed) -> U1:
+    """What the trade ids of the bars on both sides prove, as `gap_causes` says it: they join
+    (`no_trades`), jump (`our_loss`) or are silent (`unknown`). An id counts when the bar breaks no
+    value rule and its authority, where one is stated, tells of bars that are over."""
+    ranges = conformed.gaps
     causes = np.zeros(len(ranges), np.uint8)
     table = progress.table
     names = ("first_trade_id", "last_trade_id")
@@ -260,17 +268,26 @@ def _causes(progress: Progress, options: ConformanceOptions, ranges: I8) -> U1:
     assert progress.codes is not None
     if not all(table[n].mask().any() for n in names):
         return causes
+    first, last = (table[n] for n in names)
+    trusted = (conformed.verdict[conformed.rows] & _SUSPECT == 0) & ~_wrong_ids(table, options)
+    ranks = authority_ranks(table, options)
+    if len(ranks):
+        trusted &= np.isin(ranks, TRUSTED)
+    known_first = first.mask() & (first.values >= 0) & trusted
+    known_last = last.mask() & (last.values >= 0) & trusted
     order = np.argsort(progress.codes, kind="stable")
     times = table[options.time_column].values[order]
-    first, last = (table[n].take(order) for n in names)
     bounds = np.searchsorted(progress.codes[order], np.arange(len(progress.symbols) + 1))
     for symbol in np.unique(ranges[:, 0]).tolist():
         low, high = int(bounds[symbol]), int(bounds[symbol + 1])
         mine = np.flatnonzero(ranges[:, 0] == symbol)
         after = low + np.searchsorted(times[low:high], ranges[mine, 1])
         within = (after > low) & (after < high)
-        mine, after = mine[within], after[within]
-        proven = last.mask()[after - 1] & first.mask()[after] & (last.values[after - 1] >= 0)
-        proven &= first.values[after] - 1 == last.values[after - 1]
-        causes[mine[proven]] = CAUSES.index(NO_TRADES)
+        mine, right, left = mine[within], order[after[within]], order[after[within] - 1]
+        known = known_last[left] & known_first[right]
+        mine, right, left = mine[known], right[known], left[known]
+        # Both are 0 or more, so their difference is an int64.
+        step = first.values[right] - last.values[left]
+        causes[mine[step == 1]] = CAUSES.index(NO_TRADES)
+        causes[mine[step > 1]] = CAUSES.index(OUR_LOSS)
     return causes
