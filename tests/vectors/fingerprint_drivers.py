@@ -22,6 +22,7 @@ TICKS_NS = (1, 1_000_000_000, 60_000_000_000)
 TIME = "ts"
 INTEGERS = (TIME, "id")
 DTYPES = {"int64": "i8", "float64": "f8", "bool": "?"}
+IEEE = ("NaN", "Infinity", "-Infinity")
 SPELLINGS = {"string": "text", "str": "text", "utf8": "text", "boolean": "bool"}
 
 
@@ -36,12 +37,23 @@ def dataset(given: Mapping[str, Any], where: str, tick_ns: int) -> dict[str, Tab
     fields.require_read()
     columns = {}
     for name in names:
-        kind = types.get(name, "int64" if name in INTEGERS else "float64")
         values = [row.get(name) for row in rows]
+        kind = types.get(name) or default_type(name, values)
         if name == TIME:
             values = [None if value is None else value * unit_ns for value in values]
         columns[name] = column(SPELLINGS.get(kind, kind), values)
     return columns
+
+
+def default_type(name: str, values: Sequence[Any]) -> str:
+    """int64 for ts and id, float64 otherwise; what can be neither says itself what it is."""
+    if name in INTEGERS:
+        return "int64"
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, bool) for value in known):
+        return "bool"
+    texts = [value for value in known if isinstance(value, str) and value not in IEEE]
+    return "text" if texts else "float64"
 
 
 def column(kind: str, values: Sequence[Any]) -> TableColumn:

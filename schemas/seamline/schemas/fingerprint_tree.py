@@ -81,8 +81,9 @@ class FingerprintTree:
 def tree_of(parts: Iterable[tuple[str, Bars]]) -> FingerprintTree:
     """The tree of bars that come in any pieces: blocks, chunks, a whole symbol at once.
 
-    Pieces whose rows are in time order and do not overlap are copied once. Raises UsageError when
-    an open_time of a symbol occurs twice.
+    Pieces whose rows are in time order and do not overlap are copied once. All pieces are held
+    until the end: of more than fits, make trees of whole days or symbols and take their `union`.
+    Raises UsageError when an open_time of a symbol occurs twice.
     """
     found: dict[str, list[Bars]] = {}
     for symbol, columns in parts:
