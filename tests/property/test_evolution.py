@@ -39,7 +39,7 @@ from seamline.schemas.columns import BarColumns, ConformedColumns
 from seamline.schemas.contract import SCHEMAS, by_text, fingerprint_of_text, subject_rules
 
 few = settings(deadline=None, max_examples=5)  # of each of some 300 steps
-checked = settings(deadline=None, max_examples=50)
+checked = settings(deadline=None, max_examples=20)
 PLAIN = {name: parsed(schema.text) for name, schema in SCHEMAS.items()}
 STEPS = [(name, step) for name, schema in PLAIN.items() for step in steps_of(schema)]
 VERSIONS = sorted(
