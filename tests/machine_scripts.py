@@ -31,7 +31,11 @@ HOUR_NS = 3_600 * NS_PER_S
 ID_SHIFT = START_NS // MINUTE_NS + 1_000  # no trade id is negative
 # Minutes from START_NS where scripts begin; the second lies before 1970.
 BASES = (0, 0, 0, -(START_NS // MINUTE_NS) - 40)
-RATIOS = ((), (3,), (3, 6), (2, 3, 4, 6, 12), (12, 1))
+# Windows inside a block, and of several whole ones (of 12 minutes, or 24).
+RATIOS = (
+    *((), (3,), (3, 6), (2, 3, 4, 6, 12), (12, 1)),
+    *((24,), (72,), (6, 48), (3, 24, 72), (12, 48, 96)),
+)
 ROLES: tuple[Role, Role] = ("live", "backfill")
 
 

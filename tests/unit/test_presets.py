@@ -19,6 +19,7 @@ data_presets:
     kind: ohlcv
     interval_ms: 60000
 """
+DERIVED = ("5m", "15m", "1h", "1d")
 P = "data_presets.ohlcv.x.spot.1m"
 
 FAULTS = [
@@ -71,6 +72,13 @@ FAULTS = [
         9,
         "data_presets.ohlcv.x.spot.90s.derive_from",
         "not a multiple",
+    ),
+    (
+        "  ohlcv.x.spot.7m:\n    kind: ohlcv\n    interval_ms: 420000\n"
+        "    derive_from: ohlcv.x.spot.1m\n",
+        9,
+        "data_presets.ohlcv.x.spot.7m.derive_from",
+        "block_rows that divide 7 or are a multiple of it",
     ),
     (
         "  ohlcv.x.spot.5m:\n    kind: ohlcv\n    interval_ms: 300000\n"
@@ -181,8 +189,7 @@ def test_the_packaged_presets() -> None:
     presets = loader.load(None, {})
     assert list(presets) == [
         "ohlcv.binance.spot.1m",
-        "ohlcv.binance.spot.5m",
-        "ohlcv.binance.spot.1h",
+        *(f"ohlcv.binance.spot.{interval}" for interval in DERIVED),
         "trades.binance.spot",
         "ohlcv.polygon.us_equity.1d",
     ]
@@ -192,7 +199,7 @@ def test_the_packaged_presets() -> None:
     assert minute.live.max_lag_ns == 45_000_000_000
     assert presets["ohlcv.polygon.us_equity.1d"].calendar == "XNYS"
     derived = loader.derived_of(presets, minute.id)
-    assert [p.id for p in derived] == ["ohlcv.binance.spot.5m", "ohlcv.binance.spot.1h"]
+    assert [p.id for p in derived] == [f"ohlcv.binance.spot.{interval}" for interval in DERIVED]
     assert all(p.partitions == 8 and p.backfill is None and p.live is None for p in derived)
     assert loader.root_of(presets, derived[1].id) == minute
 
@@ -230,6 +237,18 @@ def test_a_chain_is_rolled_up_from_its_root_and_takes_its_settings() -> None:
     assert [p.id for p in found] == ["ohlcv.x.spot.5m", "ohlcv.x.spot.1h"]
 
 
+def test_windows_of_a_chain_fit_the_blocks_of_its_root() -> None:
+    text = BASE + (
+        "  ohlcv.x.spot.5m:\n    kind: ohlcv\n    interval_ms: 300000\n"
+        "    derive_from: ohlcv.x.spot.1m\n"
+        "  ohlcv.x.spot.1d:\n    kind: ohlcv\n    interval_ms: 86400000\n"
+        "    derive_from: ohlcv.x.spot.5m\n"
+    )
+    presets, faults = loader.parse_presets(text, "mine.yaml")
+    assert not faults
+    assert loader.root_of(presets, "ohlcv.x.spot.1d").id == "ohlcv.x.spot.1m"
+
+
 def test_an_unknown_preset_is_answered_with_near_ones() -> None:
     with pytest.raises(UsageError) as raised:
         loader.get(loader.load(None, {}), "ohlcv.binance.spot.2m")
@@ -260,7 +279,7 @@ def test_the_commands_answer_on_stdout(tmp_path: Path) -> None:
     assert status == 0
     shown = json.loads(out)
     assert shown["interval_ms"] == 60_000
-    assert shown["derived"] == ["ohlcv.binance.spot.5m", "ohlcv.binance.spot.1h"]
+    assert shown["derived"] == [f"ohlcv.binance.spot.{interval}" for interval in DERIVED]
     assert run("show", "nope", "-o", "json") == (2, "")
     file = tmp_path / "mine.yaml"
     file.write_text(BASE, encoding="utf-8")

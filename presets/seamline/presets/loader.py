@@ -188,12 +188,13 @@ def _resolve(listed: Section, preset_id: str, presets: dict[str, Preset]) -> Pre
         chain.append(wanted)
         wanted = _parent_id(listed, wanted)
     parent = presets.get(wanted) if wanted is not None else None
+    root = root_of(presets, wanted) if wanted is not None else None
     preset: Preset | None = None
     for at in reversed(chain):
         section = listed.section(at)
         assert section is not None
-        preset = _preset(at, section, parent)
-        parent = preset
+        preset = _preset(at, section, parent, root)
+        parent, root = preset, root or preset
     return preset if preset is not None else presets[preset_id]
 
 
@@ -209,7 +210,7 @@ def _derive_fault(listed: Section, preset_id: str, message: str, fix: str) -> Us
     return section.fault("derive_from", message, value=section.text("derive_from"), fix=fix)
 
 
-def _preset(preset_id: str, section: Section, parent: Preset | None) -> Preset:
+def _preset(preset_id: str, section: Section, parent: Preset | None, root: Preset | None) -> Preset:
     kind = _kind(preset_id, section)
     interval_ns = _interval(preset_id, kind, section)
     section.text("derive_from", "")
@@ -251,7 +252,7 @@ def _preset(preset_id: str, section: Section, parent: Preset | None) -> Preset:
     )
     section.done()
     if parent is not None:
-        _check_derived(section, preset, parent)
+        _check_derived(section, preset, parent, root or parent)
     return preset
 
 
@@ -392,7 +393,7 @@ def _connector(section: Section, name: str, use: sources.Use, kind: str, interva
     return value
 
 
-def _check_derived(section: Section, preset: Preset, parent: Preset) -> None:
+def _check_derived(section: Section, preset: Preset, parent: Preset, root: Preset) -> None:
     for name in ("backfill", "live"):
         if section.has(name):
             raise section.fault(
@@ -414,14 +415,14 @@ def _check_derived(section: Section, preset: Preset, parent: Preset) -> None:
             value=parent.id,
             fix="Use an interval that is 2 or more times the parent's",
         )
-    if parent.block_ns % preset.interval_ns:
+    if root.block_ns % preset.interval_ns and preset.interval_ns % root.block_ns:
+        ratio = preset.interval_ns // root.interval_ns
         raise section.fault(
             "derive_from",
-            f"a window of {format_duration(preset.interval_ns)} does not divide the block of "
-            f"{parent.id}, {parent.block_rows} bars",
+            f"a window of {format_duration(preset.interval_ns)} neither divides a block of "
+            f"{root.id}, {root.block_rows} bars, nor is whole blocks",
             value=parent.id,
-            fix=f"Give {parent.id} block_rows that are a multiple of "
-            f"{preset.interval_ns // parent.interval_ns}",
+            fix=f"Give {root.id} block_rows that divide {ratio} or are a multiple of it",
         )
     has = f"{parent.id} has"
     for name, own, of_parent, message in (

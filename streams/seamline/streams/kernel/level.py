@@ -24,6 +24,7 @@ from seamline.schemas.errors import ContractError
 UNSET = -(2**62)
 STABILIZATION_BARS_MAX = 64
 CHILDREN_MAX = 8
+WINDOW_CELLS_MAX = 65_536
 SLOTS_MAX = 65_536
 SYMBOLS_MAX = 65_536
 
@@ -119,13 +120,23 @@ class Level:
                 parameter="stabilization_bars",
                 value=stabilization_bars,
             )
-        if len(ratios) > CHILDREN_MAX or any(span % ratio for ratio in ratios):
+        if len(ratios) > CHILDREN_MAX:
             raise ContractError(
-                "a derived window must divide the block of its parent",
+                f"more than {CHILDREN_MAX} derived presets",
                 parameter="ratios",
                 value=ratios,
-                fix=f"Choose block_rows that each ratio divides; it is {span}",
+                fix="Derive fewer presets from one parent",
             )
+        for ratio in ratios:
+            if ratio < 1 or ratio > WINDOW_CELLS_MAX or (span % ratio and ratio % span):
+                raise ContractError(
+                    f"a derived window of {ratio} bars neither divides a block of its parent nor "
+                    f"is whole blocks, at most {WINDOW_CELLS_MAX} bars",
+                    parameter="ratios",
+                    value=ratios,
+                    fix=f"Choose block_rows of the parent (now {span}) that divides {ratio} or "
+                    "that it divides",
+                )
         self.span = span
         self.derived = derived
         self.ratios = np.array(ratios, np.int64)

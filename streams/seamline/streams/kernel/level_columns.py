@@ -33,8 +33,13 @@ from seamline.streams.kernel.level import (
 
 def columns_of_rows(preset: Preset, cols: I8, vals: F8) -> ConformedColumns:
     """Rows of `cells` and `vals`, (rows, CELL_WIDTH) and (rows, VALS_WIDTH), as columns."""
+    return columns_at(cols[:, CELL] * preset.interval_ns + preset.grid_origin_ns, cols, vals)
+
+
+def columns_at(open_time_ns: I8, cols: I8, vals: F8) -> ConformedColumns:
+    """The same with open times of their own."""
     return ConformedColumns(
-        open_time_ns=cols[:, CELL] * preset.interval_ns + preset.grid_origin_ns,
+        open_time_ns=open_time_ns,
         open=np.ascontiguousarray(vals[:, 0]),
         high=np.ascontiguousarray(vals[:, 1]),
         low=np.ascontiguousarray(vals[:, 2]),

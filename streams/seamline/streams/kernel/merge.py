@@ -18,12 +18,19 @@ import numpy as np
 from seamline.schemas.columns import (
     COMPLETED,
     CONFIRMED,
-    DERIVED,
     LIVE,
     OPTIONAL_AUTHORITY_MASK,
     PROVISIONAL,
 )
 from seamline.schemas.jit import njit
+from seamline.streams.kernel.derive import (
+    close_newest,
+    derive,
+    end_block,
+    final_cell,
+    lacking,
+    stable_cell,
+)
 from seamline.streams.kernel.level import (
     B_BLOCK,
     B_CLAIM_END,
@@ -57,13 +64,11 @@ from seamline.streams.kernel.level import (
     REG_FREE,
     REG_REPLACE,
     REG_SPAN,
-    REG_STABLE,
     REG_SYMBOLS,
     REG_WATERMARK,
     REVISED,
     REVISION,
     S_COUNTS,
-    S_DONE,
     S_FIRST,
     S_FRONTIER,
     S_LIVE,
@@ -72,30 +77,15 @@ from seamline.streams.kernel.level import (
     S_STABLE,
     SOURCE,
     SYMBOL,
-    TOUCHED,
     TRADES,
     UNSET,
     UNTIL,
 )
-from seamline.streams.kernel.rollup import window as roll_window
 from seamline.streams.kernel.slots import find, note_newest, open_block, write
 
 # Why the kernel returned.
 DONE, NEED_BLOCK, NEED_SLOT, NEED_ROOM = range(4)
 STATED_FLAGS = ~(PROVISIONAL | CONFIRMED | COMPLETED | OPTIONAL_AUTHORITY_MASK)
-
-
-@njit
-def stable_cell(st: Any, symbol: int) -> Any:
-    """The first cell of a symbol that is not stable."""
-    bars = st.reg[REG_STABLE]
-    if bars == 0:
-        stable = UNSET if st.sym[symbol, S_NEWEST] == UNSET else st.sym[symbol, S_NEWEST] + 1
-    else:
-        stable = st.top[symbol, bars - 1]
-    if st.reg[REG_WATERMARK] != UNSET and st.sym[symbol, S_LIVE]:
-        stable = max(stable, st.reg[REG_WATERMARK] - bars)
-    return max(stable, st.sym[symbol, S_STABLE])
 
 
 @njit
@@ -127,38 +117,6 @@ def _advance(st: Any, child: Any, ratios: Any, symbol: int) -> None:
     st.sym[symbol, S_STABLE] = stable_cell(st, symbol)
     if st.sym[symbol, S_STABLE] != UNSET:
         _move_frontier(st, child, ratios, symbol, st.sym[symbol, S_STABLE])
-
-
-@njit
-def _push_window(
-    st: Any, child: Any, k: int, ratio: int, slot: int, window: int, rank: Any
-) -> None:
-    """Give a derived bar on, as its inputs stand now."""
-    n = child.done[0]
-    at = window * ratio - st.slot[slot, B_BLOCK]
-    found, source, flags, received = roll_window(
-        st.cells[slot],
-        st.vals[slot],
-        rank,
-        at,
-        ratio,
-        child.cols[n],
-        child.vals[n],
-    )
-    if found == 0:
-        return
-    symbol = st.slot[slot, B_SYMBOL]
-    if (window + 1) * ratio > stable_cell(st, symbol):
-        flags |= PROVISIONAL
-    child.cols[n, CHILD] = k
-    child.cols[n, EVENT] = BAR
-    child.cols[n, SYMBOL] = symbol
-    child.cols[n, CELL] = window
-    child.cols[n, SOURCE] = source
-    child.cols[n, FLAGS] = flags
-    child.cols[n, RECEIVED] = received
-    child.cols[n, ORIGIN] = DERIVED
-    child.done[0] = n + 1
 
 
 @njit
@@ -311,83 +269,6 @@ def _settle(
 
 
 @njit
-def _derive(
-    st: Any, child: Any, ratios: Any, rank: Any, event: int, slot: int, k: int, before: int
-) -> None:
-    """Give on the derived windows that a changed cell makes due; `before` is the newest cell that
-    the symbol had until then."""
-    symbol = st.slot[slot, B_SYMBOL]
-    cell = st.slot[slot, B_BLOCK] + k
-    for d in range(len(ratios)):
-        ratio = ratios[d]
-        window = cell // ratio
-        newest = before == UNSET or cell > before
-        if newest and before != UNSET and before // ratio < window:
-            if not st.sym[symbol, S_DONE] >> d & 1:
-                last = before // ratio
-                at = last * ratio
-                held = find(st, symbol, at - at % st.reg[REG_SPAN])
-                if held >= 0:
-                    _push_window(st, child, d, ratio, held, last, rank)
-            st.sym[symbol, S_DONE] &= ~(1 << d)
-        # A window that the watermark closed is given on again with each bar that comes all the
-        # same, be it newer than all others.
-        if st.sym[symbol, S_DONE] >> d & 1 or (not newest and window < before // ratio):
-            if event == BLOCK_BAR:
-                st.cells[slot, k, TOUCHED] |= 1 << d
-            else:
-                _push_window(st, child, d, ratio, slot, window, rank)
-        elif newest and (cell + 1) % ratio == 0:
-            _push_window(st, child, d, ratio, slot, window, rank)
-            st.sym[symbol, S_DONE] |= 1 << d
-
-
-@njit
-def _close_newest(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, through: int) -> None:
-    """Give on the newest windows that end at or before `through`.
-
-    After every row (of a block: after its end) no window that ends at or before the watermark or
-    the frontier is held back: its block may be let go, and a restart takes it for given on.
-    """
-    newest = st.sym[symbol, S_NEWEST]
-    if newest == UNSET:
-        return
-    for d in range(len(ratios)):
-        ratio = ratios[d]
-        window = newest // ratio
-        if not st.sym[symbol, S_DONE] >> d & 1 and (window + 1) * ratio <= through:
-            slot = find(st, symbol, newest - newest % st.reg[REG_SPAN])
-            if slot >= 0:
-                _push_window(st, child, d, ratio, slot, window, rank)
-                st.sym[symbol, S_DONE] |= 1 << d
-
-
-@njit
-def _end_block(st: Any, child: Any, ratios: Any, rank: Any, symbol: int, block: int) -> None:
-    slot = find(st, symbol, block)
-    if slot >= 0:
-        for d in range(len(ratios)):
-            ratio = ratios[d]
-            for window in range(st.reg[REG_SPAN] // ratio):
-                hit = False
-                for k in range(window * ratio, (window + 1) * ratio):
-                    hit = hit or st.cells[slot, k, TOUCHED] >> d & 1 != 0
-                if hit:
-                    _push_window(st, child, d, ratio, slot, block // ratio + window, rank)
-        for k in range(st.reg[REG_SPAN]):
-            st.cells[slot, k, TOUCHED] = 0
-    _close_newest(st, child, ratios, rank, symbol, _final(st, symbol))
-
-
-@njit
-def _final(st: Any, symbol: int) -> Any:
-    """No new bar is to be expected before this cell."""
-    if st.sym[symbol, S_LIVE]:
-        return max(st.reg[REG_WATERMARK], st.sym[symbol, S_FRONTIER])
-    return st.sym[symbol, S_FRONTIER]
-
-
-@njit
 def _bar(
     st: Any,
     rows: Any,
@@ -420,7 +301,7 @@ def _bar(
             flags = _settle(st, rows, replaced, rank, i, slot, k, known, late)
         if flags < 0:
             if begins:
-                _close_newest(st, child, ratios, rank, symbol, _final(st, symbol))
+                close_newest(st, child, ratios, rank, symbol, final_cell(st, symbol))
                 _advance(st, child, ratios, symbol)
             return
     else:
@@ -442,9 +323,9 @@ def _bar(
         flags |= PROVISIONAL
     write(st, accepted, slot, k, flags, late)
     if len(ratios):
-        _derive(st, child, ratios, rank, rows.cols[i, EVENT], slot, k, before)
+        derive(st, child, ratios, rank, rows.cols[i, EVENT], slot, k, before)
         if rows.cols[i, EVENT] == BAR:
-            _close_newest(st, child, ratios, rank, symbol, _final(st, symbol))
+            close_newest(st, child, ratios, rank, symbol, final_cell(st, symbol))
     if not derived:
         _advance(st, child, ratios, symbol)
 
@@ -485,8 +366,36 @@ def _heartbeat(st: Any, child: Any, ratios: Any, rank: Any, watermark: int) -> N
     st.reg[REG_WATERMARK] = watermark
     for symbol in range(st.reg[REG_SYMBOLS]):
         if st.sym[symbol, S_LIVE]:
-            _close_newest(st, child, ratios, rank, symbol, watermark)
+            close_newest(st, child, ratios, rank, symbol, watermark)
             _advance(st, child, ratios, symbol)
+
+
+@njit
+def _needed(st: Any, rows: Any, i: int, ratios: Any) -> Any:
+    """(symbol, block): a block to load before a row can be done, UNSET where none."""
+    event, symbol, cell = rows.cols[i, EVENT], rows.cols[i, SYMBOL], rows.cols[i, CELL]
+    if event in (BAR, BLOCK_BAR, BLOCK_END):
+        return symbol, lacking(st, ratios, event, symbol, cell, rows.cols[i, ORIGIN])
+    if event == HEARTBEAT and cell > st.reg[REG_WATERMARK]:
+        for number in range(st.reg[REG_SYMBOLS]):
+            if st.sym[number, S_LIVE]:
+                block = lacking(st, ratios, event, number, cell, 0)
+                if block != UNSET:
+                    return number, block
+    return symbol, UNSET
+
+
+@njit
+def _most(st: Any, event: int, children: int) -> Any:
+    """What one row can give on at most to the derived levels: a bar three windows and two frontiers
+    each, a heartbeat each symbol's newest window and frontier, a block's end its windows and the
+    newest one."""
+    most = 5 * children
+    if event == HEARTBEAT:
+        most += 2 * children * st.reg[REG_SYMBOLS]
+    if event == BLOCK_END:
+        most += children * st.reg[REG_SPAN]
+    return most
 
 
 @njit
@@ -513,20 +422,18 @@ def merge(
     n = len(rows.cols)
     span = st.reg[REG_SPAN]
     children = len(ratios)
+    wide = children > 0 and ratios.max() > span
     for i in range(start, n):
         event = rows.cols[i, EVENT]
         symbol = rows.cols[i, SYMBOL]
         cell = rows.cols[i, CELL]
-        # What one row can give on at most to each derived level: a bar three windows and two
-        # frontiers, a heartbeat each symbol's newest window and frontier, a block's end its windows
-        # and the newest one.
-        most = 5 * children
-        if event == HEARTBEAT:
-            most += 2 * children * st.reg[REG_SYMBOLS]
-        if event == BLOCK_END:
-            most += children * span
+        most = _most(st, event, children)
         if child.done[0] + most >= len(child.cols) or accepted.done[0] + 1 >= len(accepted.cols):
             return i, NEED_ROOM, 0, 0
+        if wide:
+            owner, block = _needed(st, rows, i, ratios)
+            if block != UNSET:
+                return i, NEED_BLOCK, owner, block
         if event == HEARTBEAT:
             _heartbeat(st, child, ratios, rank, cell)
             continue
@@ -538,7 +445,7 @@ def merge(
             st.sym[symbol, S_STABLE] = max(st.sym[symbol, S_STABLE], cell)
             continue
         if event == BLOCK_END:
-            _end_block(st, child, ratios, rank, symbol, cell - cell % span)
+            end_block(st, child, ratios, rank, symbol, cell - cell % span)
             continue
         if st.sym[symbol, S_FRONTIER] == UNSET:
             _first_frontier(st, child, ratios, symbol, cell)

@@ -60,6 +60,7 @@ from seamline.streams.kernel.restore import (
 from seamline.streams.kernel.seal import Ledger
 from seamline.streams.kernel.stage import SLOTS_STEP, Stage, SymbolSeal
 
+ALWAYS_OPEN: Final = "24/7"
 NO_POSITION: Final = {
     "live_offset": 0,
     "backfill_offset": 0,
@@ -117,7 +118,21 @@ def _position(setting: Setting, reader: PartitionReader) -> Mapping[str, Any]:
 
 
 def make_level(preset: Preset, parent: Preset, derived: tuple[Preset, ...]) -> Level:
-    """The empty level of a preset; `derived` are the presets whose windows it feeds."""
+    """The empty level of a preset; `derived` are the presets whose windows it feeds.
+
+    Raises ContractError for a derived preset of an exchange calendar, and for a window that neither
+    divides a block nor is whole blocks.
+    """
+    for child in derived:
+        if child.calendar != ALWAYS_OPEN or parent.calendar != ALWAYS_OPEN:
+            raise ContractError(
+                "a worker rolls up windows of the clock, not sessions of an exchange",
+                parameter="calendar",
+                value=child.calendar if child.calendar != ALWAYS_OPEN else parent.calendar,
+                fix=f"Remove derive_from of {child.id}; roll sessions up with "
+                "seamline.streams.kernel.rollup_windows",
+                preset=child.id,
+            )
     return Level(
         span=preset.block_rows,
         stabilization_bars=parent.stabilization_bars,

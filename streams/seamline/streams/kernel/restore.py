@@ -13,6 +13,7 @@ import numpy as np
 
 from seamline.schemas.columns import COMPLETED, CONFIRMED, PROVISIONAL
 from seamline.schemas.jit import njit
+from seamline.streams.kernel.derive import stable_cell
 from seamline.streams.kernel.level import (
     B_BLOCK,
     CELL,
@@ -37,7 +38,6 @@ from seamline.streams.kernel.level import (
     UNSET,
     Level,
 )
-from seamline.streams.kernel.merge import stable_cell
 from seamline.streams.kernel.slots import find, note_newest, open_block, write
 
 # Flags that speak of a log row and not of the bar.

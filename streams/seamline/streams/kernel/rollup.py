@@ -1,4 +1,4 @@
-"""One derived bar from the bars of its window.
+"""One derived bar from the bars of its window, be they in one slot, in several or in a frame.
 
 Decides: open is the first bar's, close the last's, high and low the extremes; volumes and counts
 are sums over the bars that are there, null where one of them is null; the authority is the lowest
@@ -35,6 +35,9 @@ from seamline.streams.kernel.level import (
 
 PARTIALS_MAX = 64
 INHERITED_FLAGS = SNAPPED | SUSPECT
+# Places of `run`, a window under way.
+R_FOUND, R_WORST, R_FLAGS, R_RECEIVED, R_NULL_QUOTES, R_NULL_TRADES, R_TRADES = range(7)
+RUN_SIZE = 7
 
 
 @njit
@@ -81,26 +84,34 @@ def exact_sum(values: Any, partials: Any) -> Any:
 
 
 @njit
-def window(
-    cells: Any, vals: Any, rank: Any, at: int, ratio: int, out_cols: Any, out_vals: Any
-) -> Any:
-    """Roll up cells [at, at + ratio) of one slot into a row of `out_cols` and `out_vals`.
+def open_window(run: Any) -> None:
+    """Begin a window: `run` (RUN_SIZE,) holds what is known of it so far."""
+    run[:] = 0
+    run[R_WORST] = -1
 
-    Returns (bars found, source, flags, received); nothing is written where no bar is found.
+
+@njit
+def add_rows(
+    cells: Any,
+    vals: Any,
+    rank: Any,
+    at: int,
+    count: int,
+    run: Any,
+    terms: Any,
+    quotes: Any,
+    out_cols: Any,
+    out_vals: Any,
+) -> None:
+    """Take rows [at, at + count), ascending in time, into the window under way.
+
+    `cells` (rows, CELL_WIDTH) and `vals` (rows, VALS_WIDTH) are laid out like a slot. `terms` and
+    `quotes` keep every volume until the window is closed: a sum of sums would be rounded twice.
     """
-    terms = np.empty(ratio, np.float64)
-    quotes = np.empty(ratio, np.float64)
-    partials = np.empty(PARTIALS_MAX, np.float64)
-    found = 0
-    worst = -1
-    flags = 0
-    received = 0
-    has_quote = True
-    has_trades = True
-    trades = 0
-    for k in range(at, at + ratio):
+    for k in range(at, at + count):
         if not cells[k, PRESENT]:
             continue
+        found = run[R_FOUND]
         if found == 0:
             out_vals[OPEN] = vals[k, OPEN]
             out_vals[HIGH] = vals[k, HIGH]
@@ -112,18 +123,33 @@ def window(
         out_cols[LAST_ID] = cells[k, LAST_ID]
         terms[found] = vals[k, VOLUME]
         quotes[found] = vals[k, QUOTE_VOLUME]
-        has_quote = has_quote and not np.isnan(vals[k, QUOTE_VOLUME])
-        has_trades = has_trades and cells[k, TRADES] >= 0
-        trades += cells[k, TRADES]
-        if worst < 0 or rank[cells[k, SOURCE]] > rank[worst]:
-            worst = cells[k, SOURCE]
-        flags |= cells[k, FLAGS] & INHERITED_FLAGS
-        received = max(received, cells[k, RECEIVED])
-        found += 1
-    if found:
-        out_vals[VOLUME] = exact_sum(terms[:found], partials)
-        out_vals[QUOTE_VOLUME] = exact_sum(quotes[:found], partials) if has_quote else np.nan
-        out_cols[TRADES] = trades if has_trades else -1
-        if found < ratio:
-            flags |= PARTIAL
-    return found, worst, flags, received
+        if np.isnan(vals[k, QUOTE_VOLUME]):
+            run[R_NULL_QUOTES] += 1
+        if cells[k, TRADES] < 0:
+            run[R_NULL_TRADES] += 1
+        run[R_TRADES] += cells[k, TRADES]
+        if run[R_WORST] < 0 or rank[cells[k, SOURCE]] > rank[run[R_WORST]]:
+            run[R_WORST] = cells[k, SOURCE]
+        run[R_FLAGS] |= cells[k, FLAGS] & INHERITED_FLAGS
+        run[R_RECEIVED] = max(run[R_RECEIVED], cells[k, RECEIVED])
+        run[R_FOUND] = found + 1
+
+
+@njit
+def close_window(
+    run: Any, terms: Any, quotes: Any, expected: int, out_cols: Any, out_vals: Any
+) -> None:
+    """Write the sums, authority, flags and received time of a window of `expected` cells that has
+    at least one bar."""
+    found = run[R_FOUND]
+    partials = np.empty(PARTIALS_MAX, np.float64)
+    out_vals[VOLUME] = exact_sum(terms[:found], partials)
+    out_vals[QUOTE_VOLUME] = np.nan
+    if run[R_NULL_QUOTES] == 0:
+        out_vals[QUOTE_VOLUME] = exact_sum(quotes[:found], partials)
+    out_cols[TRADES] = run[R_TRADES] if run[R_NULL_TRADES] == 0 else -1
+    out_cols[SOURCE] = run[R_WORST]
+    out_cols[FLAGS] = run[R_FLAGS]
+    if found < expected:
+        out_cols[FLAGS] |= PARTIAL
+    out_cols[RECEIVED] = run[R_RECEIVED]

@@ -18,7 +18,7 @@ import numpy as np
 
 from seamline.schemas.codec import encode_conformed
 from seamline.schemas.codec_blocks import decode_block, encode_block
-from seamline.schemas.columns import F8, I8, Block, ConformedColumns
+from seamline.schemas.columns import F8, I8, PARTIAL, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.fingerprint import block_digest, group_of, merkle_group, merkle_top
 from seamline.schemas.preset import Preset
@@ -85,6 +85,8 @@ ROOM_ROWS: Final = 2_048
 DUPLICATE_EQUAL: Final = "duplicate_equal"
 DUPLICATE_CONFLICT: Final = "duplicate_conflict"
 GAP: Final = "gap"
+# Derived bars that lack some of their inputs; the parent's ledger says which.
+PARTIAL_WINDOW: Final = "partial_window"
 LoadBlock = Callable[[Entry], bytes]
 
 
@@ -491,6 +493,7 @@ class Stage:
         missing = expected - len(columns)
         quarantined = found.pop(QUARANTINED, 0)
         found[GAP] = missing
+        found[PARTIAL_WINDOW] = int(np.count_nonzero(columns.flags & PARTIAL))
         if not self.level.derived:
             found[DUPLICATE_EQUAL] = fresh["equal"]
             found[DUPLICATE_CONFLICT] = fresh["conflicts"]
