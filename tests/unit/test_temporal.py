@@ -217,6 +217,12 @@ def test_a_gap_past_the_end_of_time_is_cut() -> None:
     assert found.gaps.tolist() == [[0, 1 - 2**63, 1], [0, 1 + 2**61, MOST]]
 
 
+def test_nothing_is_missing_behind_the_last_time_there_is() -> None:
+    rules = t.BarRules(60, origin_ns=MOST, window_ns=(MOST - 100, MOST))
+    found = t.conform_bars(batch_of([0], [MOST]), 1, rules)
+    assert found.gaps.tolist() == [[0, MOST - 60, MOST]]
+
+
 def test_values_are_judged_on_every_row() -> None:
     good, inf = [1.0, 2.0, 0.5, 1.5, 1.0], float("inf")
     rows = [
