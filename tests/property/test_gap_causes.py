@@ -135,3 +135,8 @@ def test_touching_gaps_are_those_in_which_or_beside_which_a_cell_lies(
     expected = [run for run in runs if run[1] >= start and run[0] <= end]
     gaps = np.array(runs, np.int64).reshape(-1, 2)
     assert touching(gaps, start, end) == expected
+
+
+def test_a_gap_is_late_until_its_last_cell_has_settled() -> None:
+    assert cause((0, 10), Evidence(settled_through=9)) == LATE
+    assert cause((0, 10), Evidence(settled_through=10)) == UNKNOWN

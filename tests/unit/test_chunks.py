@@ -96,3 +96,10 @@ def test_delays_follow_the_formula_and_draw_only_for_jitter() -> None:
     assert [plain.delay_ms(n, never) for n in (1, 2, 3)] == [10, 20, 40]
     assert RetryPolicy(retry_backoff_ms=10, jitter_ratio=0.25).delay_ms(1, lambda: 0.5) == 11.25
     assert plain.delay_ms(10_000, never) == RETRY_DELAY_MAX_MS
+
+
+def test_a_cell_is_settled_when_it_has_been_closed_for_long_enough() -> None:
+    """The cell [50, 60) has settled at 75 where that takes 15, and not a moment before."""
+    assert settled_edge(GRID, 75, 15) == 60
+    assert settled_edge(GRID, 74, 15) == 50
+    assert (closed_edge(GRID, 60), closed_edge(GRID, 59)) == (60, 50)

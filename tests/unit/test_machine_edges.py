@@ -11,6 +11,7 @@ import pytest
 from machine_world import (
     CLOCK_NS,
     FIVE,
+    HOUR,
     IDS,
     PARENT,
     SYMBOLS,
@@ -21,7 +22,7 @@ from machine_world import (
 )
 from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.codec_blocks import decode_block, encode_block
-from seamline.schemas.columns import PROVISIONAL, SUSPECT, ConformedColumns
+from seamline.schemas.columns import PARTIAL, PROVISIONAL, SUSPECT, ConformedColumns
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import NS_PER_S
@@ -129,11 +130,15 @@ def test_a_derived_bar_of_a_suspect_input_is_suspect(world: World) -> None:
 
 
 def test_an_equal_derived_bar_is_not_written_again(world: World) -> None:
-    world.land_bars("live", bars(range(15)))
+    """An input may change without changing the window: not its first, last, highest or lowest."""
+    world.land_bars(
+        "live", [Row(A, m, (100.0, 120.0, 110.0, 90.0, 100.0)[m % 5]) for m in range(15)]
+    )
     world.run("live")
     before = world.conformed(FIVE)
-    world.land_bars("live", bars(range(15)))
+    world.land_bars("live", [Row(A, 2, 111.0)])
     world.run("live")
+    assert world.conformed()[-1][6] == 1, "the input was revised"
     assert world.conformed(FIVE) == before
 
 
@@ -238,3 +243,18 @@ def test_a_late_bar_keeps_the_evidence_that_the_venue_was_asked(world: World) ->
     assert block.columns.revision[90] == 1
     assert (minute_of(block.range_start_ns), minute_of(block.complete_through_ns or 0)) == (0, 240)
     assert minute_of(world.seals()[A]["asked_start_ns"]) == 0
+
+
+def test_a_window_of_sealed_inputs_is_given_out_after_a_restart(world: World) -> None:
+    """All inputs so far are sealed inside their open block, and the log is not read for them."""
+    world.land_bars("live", bars(range(100)))
+    world.run("live")
+    tick(world, CLOCK_NS + 8 * DAY_NS)
+    assert minute_of(world.seals()[A]["frontier_ns"]) == 100
+    assert [row[1] for row in world.conformed(HOUR)] == [0]
+    world.crash()
+    world.land_heartbeat(120)
+    world.run("live")
+    *_, last = world.conformed(HOUR)
+    assert (last[1], last[2], last[3]) == (60, 100.0 + 60 % 7, 40.0)
+    assert last[-1] & PARTIAL

@@ -29,3 +29,9 @@ def test_the_clock_never_moves_back() -> None:
 def test_two_answers_at_once_measure_no_speed() -> None:
     clock = VenueClock.first(0, 0).polled(10 * S, 1_000)
     assert (clock.speed, clock.now_ns) == (1.0, 10 * S)
+
+
+def test_an_old_frame_does_not_move_the_clock_back() -> None:
+    clock = VenueClock.first(1_000, 0).stated(5_000)
+    assert clock.stated(4_000).now_ns == 5_000
+    assert clock.stated(6_000).now_ns == 6_000
