@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from machine_world import FIVE, PARENT, SYMBOLS, Row, World, block_value
+from machine_world import FIVE, PARENT, SYMBOLS, Row, World, block_value, minute_of, preset
+from seamline.schemas.times import parse_time
 
 A = SYMBOLS[0]
 
@@ -142,3 +143,24 @@ def test_the_bars_beside_a_gap_may_lie_in_other_blocks(
     world.land_bars("live", [Row(A, 499, 100.0, 0)])
     world.run("live")
     assert world.causes() == {(A, 230, 499): "unknown"}
+
+
+def test_the_ledger_names_only_what_the_calendar_expects(tmp_path: Path) -> None:
+    """Daily bars of an exchange: weekends and holidays are no gaps, a session without a bar is."""
+    daily = preset("ohlcv.test.us_equity.1d", 1440, calendar="XNYS", block_rows=12)
+    world = World(tmp_path, (daily,))
+    friday = minute_of(parse_time("2024-06-28T00:00:00Z", now_ns=0, parameter="start"))
+    # 2024-07-04, the sixth day after it, is a holiday; the bars of days 7 and 10 are missing.
+    for day in (0, 3, 4, 5, 11, 12, 13, 14, 17):
+        world.land_bars("live", [Row(A, friday + 1440 * day, 100.0, 1)])
+    world.land_heartbeat(friday + 1440 * 40)
+    world.run("live")
+    before = world.causes()
+    world.crash()
+    world.land_bars("live", [Row(A, friday + 1440 * 10, 100.0, 1)])
+    world.run("live")
+    world.machine.close()
+    days = [(start - friday) // 1440 for _, start, _ in before]
+    assert days[:2] == [7, 10] and (A, friday + 1440 * 7, friday + 1440 * 8) in before
+    assert not any(world_day % 7 in (1, 2) for world_day in days)  # Saturday, Sunday
+    assert before.keys() - world.causes().keys() == {(A, friday + 1440 * 10, friday + 1440 * 11)}

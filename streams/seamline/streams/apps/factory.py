@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seamline.connectors.calendars import calendar
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.stores.block_index import SqliteIndex
@@ -115,7 +116,8 @@ class OhlcvFactory:
         def open_index(preset_id: str, partition: int, topic: str) -> BlockIndex:
             return SqliteIndex(directory / "index" / preset_id / f"{partition}.sqlite", topic)
 
-        self._setting = Setting(preset, derived, ids, resolve, mode, owner, open_index)
+        expected = calendar(preset.calendar)
+        self._setting = Setting(preset, derived, ids, resolve, mode, owner, open_index, expected)
 
     def rebuild(self, reader: PartitionReader) -> PartitionMachine:
         return rebuild(self._setting, reader)

@@ -78,6 +78,27 @@ class Calendar:
                 calendar=self.name,
                 known_ns=self.sessions.known_ns,
             )
+        return self._inside(window)
+
+    def expected_where_known(
+        self, window_ns: Interval, *, interval_ns: int, origin_ns: int = 0
+    ) -> Coverage:
+        """As `expected`; outside the days that the calendar knows every cell is expected: a gap too
+        many is seen, one too few is not."""
+        window = Coverage.of((window_ns,), interval_ns=interval_ns, origin_ns=origin_ns)
+        if self.sessions is None:
+            return window
+        known = Coverage.of(
+            (self.sessions.known_ns,), interval_ns=interval_ns, origin_ns=origin_ns
+        ).intersect(window)
+        return window.subtract(known).union(self._inside(known))
+
+    def _inside(self, window: Coverage) -> Coverage:
+        """The expected cells of one span that the calendar knows."""
+        if self.sessions is None or window.bounds is None:
+            return window
+        interval_ns, origin_ns = window.interval_ns, window.origin_ns
+        start, end = window.bounds
         if interval_ns < DAY_NS:
             opens, closes = self.sessions.trading_ns[:, 0], self.sessions.trading_ns[:, 1]
         else:

@@ -29,6 +29,7 @@ from seamline.schemas.topics import (
     topic_name,
 )
 from seamline.streams.kernel.block_index import BlockIndex, Entry
+from seamline.streams.kernel.calendar import ALWAYS, Calendar
 from seamline.streams.kernel.coverage import Coverage
 from seamline.streams.kernel.gap_causes import UNKNOWN, Cause
 from seamline.streams.kernel.intake import Intake, Resolve
@@ -60,7 +61,6 @@ from seamline.streams.kernel.restore import (
 from seamline.streams.kernel.seal import Ledger
 from seamline.streams.kernel.stage import SLOTS_STEP, Stage, SymbolSeal
 
-ALWAYS_OPEN: Final = "24/7"
 NO_POSITION: Final = {
     "live_offset": 0,
     "backfill_offset": 0,
@@ -73,7 +73,8 @@ NO_POSITION: Final = {
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all machines of one preset share. `ids`: schema name -> registry id; `open_index`:
-    the block index of (preset id, partition, storage topic)."""
+    the block index of (preset id, partition, storage topic); `calendar`: when bars of the preset
+    are expected."""
 
     preset: Preset
     derived: tuple[Preset, ...]
@@ -82,6 +83,7 @@ class Setting:
     mode: str
     owner: str
     open_index: Callable[[str, int, str], BlockIndex]
+    calendar: Calendar = ALWAYS
 
 
 def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
@@ -124,11 +126,11 @@ def make_level(preset: Preset, parent: Preset, derived: tuple[Preset, ...]) -> L
     divides a block nor is whole blocks.
     """
     for child in derived:
-        if child.calendar != ALWAYS_OPEN or parent.calendar != ALWAYS_OPEN:
+        if child.calendar != ALWAYS.name or parent.calendar != ALWAYS.name:
             raise ContractError(
                 "a worker rolls up windows of the clock, not sessions of an exchange",
                 parameter="calendar",
-                value=child.calendar if child.calendar != ALWAYS_OPEN else parent.calendar,
+                value=child.calendar if child.calendar != ALWAYS.name else parent.calendar,
                 fix=f"Remove derive_from of {child.id}; roll sessions up with "
                 "seamline.streams.kernel.rollup_windows",
                 preset=child.id,
@@ -164,6 +166,7 @@ def _stage(
         stage = Stage(
             *(preset, level, index, lambda entry: _load(reader, storage, entry), setting.ids),
             parent=before[0] if before else None,
+            calendar=setting.calendar,
         )
         _seals(stage, reader)
         _ledgers(stage, reader)

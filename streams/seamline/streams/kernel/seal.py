@@ -9,7 +9,7 @@ bars beside it prove. Must not know: bytes, topics, clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -95,6 +95,8 @@ class Ledger:
 GapEntry = tuple[int, Cause] | None
 # The bar in a cell, None where there is none.
 SideOf = Callable[[int], Side | None]
+# The expected cells of [low, high).
+Expected = Callable[[int, int], Coverage]
 
 
 def due(level: Level) -> list[int]:
@@ -105,10 +107,17 @@ def due(level: Level) -> list[int]:
     return [int(symbol) for symbol in np.union1d(moved, dirty)]
 
 
-def write_seal(level: Level, ledgers: dict[int, Ledger], symbol: int, bound: int) -> SealWrite:
+def write_seal(
+    level: Level,
+    ledgers: dict[int, Ledger],
+    symbol: int,
+    bound: int,
+    expected: Expected | None = None,
+) -> SealWrite:
     """The seal of a symbol as its level stands; notes in the level that its blocks were written.
 
-    `bound` is a lower bound of the log offsets that this batch will get.
+    `bound` is a lower bound of the log offsets that this batch will get; without `expected` every
+    cell is expected.
     """
     state = level.state
     frontier, first = int(state.sym[symbol, S_FRONTIER]), int(state.sym[symbol, S_FIRST])
@@ -127,7 +136,8 @@ def write_seal(level: Level, ledgers: dict[int, Ledger], symbol: int, bound: int
         state.slot[slot, B_DIRTY] = 0
         state.slot[slot, B_WRITTEN] = end
     state.sym[symbol, S_MOVED] = 0
-    gaps = _update_ledger(level, ledgers.setdefault(symbol, Ledger()), symbol, blocks)
+    ledger = ledgers.setdefault(symbol, Ledger())
+    gaps = _update_ledger(level, ledger, symbol, blocks, expected)
     return SealWrite(symbol, frontier, log_offset(level, symbol, bound), tuple(blocks), gaps)
 
 
@@ -173,8 +183,17 @@ def releasable(level: Level, symbol: int) -> list[int]:
 
 
 def _update_ledger(
-    level: Level, ledger: Ledger, symbol: int, blocks: list[BlockWrite]
+    level: Level,
+    ledger: Ledger,
+    symbol: int,
+    blocks: list[BlockWrite],
+    expected: Expected | None,
 ) -> dict[int, int | None]:
+    def absent(low: int, high: int, runs: list[Interval]) -> Sequence[Interval]:
+        if expected is None or not runs:
+            return runs
+        return expected(low, high).intersect(Coverage.of_cells(runs)).intervals
+
     state = level.state
     first, frontier = int(state.sym[symbol, S_FIRST]), int(state.sym[symbol, S_FRONTIER])
     if first == UNSET or first >= frontier:
@@ -184,15 +203,20 @@ def _update_ledger(
     if ledger.start == UNSET:
         ledger.start = ledger.end = first
     if first < ledger.start:
-        gaps = gaps.replace(first, ledger.start, [(first, ledger.start)])
+        gaps = gaps.replace(
+            *(first, ledger.start), absent(first, ledger.start, [(first, ledger.start)])
+        )
         ledger.start = first
     if frontier > ledger.end:
-        gaps = gaps.replace(ledger.end, frontier, [(ledger.end, frontier)])
+        gaps = gaps.replace(
+            *(ledger.end, frontier), absent(ledger.end, frontier, [(ledger.end, frontier)])
+        )
         ledger.end = frontier
     for write in blocks:
         low, high = max(first, write.block), min(frontier, write.block + level.span)
         if low < high:
-            gaps = gaps.replace(low, high, missing_runs(write.block + write.cells, low, high, 1))
+            runs = missing_runs(write.block + write.cells, low, high, 1)
+            gaps = gaps.replace(low, high, absent(low, high, runs))
     ledger.gaps = gaps
     return ledger_changes(before, gaps)
 

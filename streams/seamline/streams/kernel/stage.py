@@ -32,6 +32,8 @@ from seamline.schemas.topics import (
     topic_name,
 )
 from seamline.streams.kernel.block_index import BlockIndex, Entry
+from seamline.streams.kernel.calendar import ALWAYS, Calendar
+from seamline.streams.kernel.coverage import Coverage
 from seamline.streams.kernel.gap_causes import Side
 from seamline.streams.kernel.intake import QUARANTINED
 from seamline.streams.kernel.level import (
@@ -131,6 +133,7 @@ class Stage:
         load: LoadBlock,
         ids: Mapping[str, int],
         parent: Stage | None = None,
+        calendar: Calendar = ALWAYS,
     ) -> None:
         self.preset = preset
         self.level = level
@@ -146,6 +149,8 @@ class Stage:
         self._load = load
         self._ids = ids
         self._parent = parent
+        self._calendar = calendar
+        self._expected = None if calendar.sessions is None else self._expected_cells
         self._key_bytes: list[bytes] = []
         self._outputs: dict[str, Output] = {}
         self._staged: list[Entry] = []
@@ -252,8 +257,17 @@ class Stage:
         """Write the blocks, seals, ledger entries and reports of every symbol that needs them."""
         symbols = due(self.level)
         for symbol in symbols:
-            self._seal(write_seal(self.level, self.ledgers, symbol, self.bound), known_ns, findings)
+            write = write_seal(self.level, self.ledgers, symbol, self.bound, self._expected)
+            self._seal(write, known_ns, findings)
         self._watch([symbol for symbol in self.watched if symbol not in symbols], known_ns)
+
+    def _expected_cells(self, low: int, high: int) -> Coverage:
+        preset = self.preset
+        origin_ns, interval_ns = preset.grid_origin_ns, preset.interval_ns
+        found = self._calendar.expected_where_known(
+            (self.time_of(low), self.time_of(high)), interval_ns=interval_ns, origin_ns=origin_ns
+        )
+        return Coverage.of_cells((found.spans - origin_ns) // interval_ns)
 
     def reseal(self, symbol: int, known_ns: int) -> None:
         """The same seal with a newer log offset: an idle symbol must not keep an old one. Bars
