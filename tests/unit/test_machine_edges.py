@@ -258,3 +258,31 @@ def test_a_window_of_sealed_inputs_is_given_out_after_a_restart(world: World) ->
     *_, last = world.conformed(HOUR)
     assert (last[1], last[2], last[3]) == (60, 100.0 + 60 % 7, 40.0)
     assert last[-1] & PARTIAL
+
+
+def test_a_window_that_was_given_out_is_revised_after_a_restart(world: World) -> None:
+    """Its newest input completed it, and nothing newer has come."""
+    world.land_bars("live", bars(range(5)))
+    world.run("live")
+    assert [row[1] for row in world.conformed(FIVE)] == [0]
+    world.crash()
+    world.land_bars("live", [Row(A, 2, 500.0, 0, volume=9.0)])
+    world.run("live")
+    assert [(row[1], row[3], row[6]) for row in world.conformed(FIVE)] == [
+        (0, 5.0, 0),
+        (0, 13.0, 1),
+    ]
+
+
+def test_a_value_that_was_replaced_at_the_frontier_of_a_partial_block_is_kept(
+    world: World,
+) -> None:
+    world.land_bars("live", [*bars(range(100)), Row(A, 98, 7.0, 0), Row(A, 50, 7.0, 0)])
+    world.run("live")
+    tick(world, CLOCK_NS + 2 * DAY_NS)
+    assert minute_of(world.seals()[A]["frontier_ns"]) == 98
+    assert log_of(world, role="superseded").open.tolist() == [bars(range(50, 51))[0].price]
+    world.land_bars("live", bars(range(100, 250)))
+    world.run("live")
+    replaced = [bars(range(m, m + 1))[0].price for m in (50, 98)]
+    assert log_of(world, role="superseded").open.tolist() == replaced
