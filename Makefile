@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench soak clean
+.PHONY: help install demo test lint format bench mutants soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -38,6 +38,9 @@ format: $(STAMP) ## format the code
 
 bench: $(STAMP) ## the benchmarks of tests/bench, with their peers, on the embedded broker
 	PYTHONPATH=tests $(BIN)/python -m bench
+
+mutants: $(STAMP) ## break the code in each named place and see that a test fails
+	PYTHONPATH=tests $(BIN)/python -m mutants --jobs 2 --write docs/mutants.md
 
 soak: $(STAMP) ## long fault series: the experiments of the suite with many more seeds
 	SEAMLINE_SOAK=1 $(BIN)/pytest tests/e2e --timeout 3600
