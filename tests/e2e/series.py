@@ -158,7 +158,8 @@ def run_series(
     try:
         for worker in workers:
             worker.start()
-        await_that(lambda: any(w.said(owned) for w in workers), 40, "first owner", logs)
+        # Workers that start on an empty cache compile first, here several at once.
+        await_that(lambda: any(w.said(owned) for w in workers), 120, "first owner", logs)
         feeder.start()
         play(faults_of(seed, extra_faults), workers)
         feeder.join(FEED_S + 30)
