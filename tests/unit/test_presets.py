@@ -101,6 +101,13 @@ FAULTS = [
         "contradicts the id",
     ),
     (
+        "    calendar: XNYS\n  ohlcv.x.spot.5m:\n    kind: ohlcv\n    interval_ms: 300000\n"
+        "    derive_from: ohlcv.x.spot.1m\n",
+        10,
+        "data_presets.ohlcv.x.spot.5m.derive_from",
+        "has sessions of XNYS",
+    ),
+    (
         "  trades.x.spot:\n    kind: trades\n  ohlcv.z.spot.5m:\n    kind: ohlcv\n"
         "    interval_ms: 300000\n    derive_from: trades.x.spot\n",
         11,
@@ -221,7 +228,7 @@ def test_the_defaults_of_the_design() -> None:
 def test_a_chain_is_rolled_up_from_its_root_and_takes_its_settings() -> None:
     text = (
         BASE
-        + "    partitions: 3\n    calendar: XNYS\n    settle_seconds: 0.5\n"
+        + "    partitions: 3\n    off_grid: snap\n    settle_seconds: 0.5\n"
         + "  ohlcv.x.spot.1h:\n    kind: ohlcv\n    interval_ms: 3600000\n"
         + "    derive_from: ohlcv.x.spot.5m\n"
         + "  ohlcv.x.spot.5m:\n    kind: ohlcv\n    interval_ms: 300000\n"
@@ -231,7 +238,7 @@ def test_a_chain_is_rolled_up_from_its_root_and_takes_its_settings() -> None:
     assert not faults
     assert list(presets) == ["ohlcv.x.spot.1m", "ohlcv.x.spot.1h", "ohlcv.x.spot.5m"]
     hour = presets["ohlcv.x.spot.1h"]
-    assert (hour.partitions, hour.calendar, hour.settle_ns) == (3, "XNYS", 500_000_000)
+    assert (hour.partitions, hour.off_grid, hour.settle_ns) == (3, "snap", 500_000_000)
     assert loader.root_of(presets, hour.id).id == "ohlcv.x.spot.1m"
     found = loader.derived_of(presets, "ohlcv.x.spot.1m")
     assert [p.id for p in found] == ["ohlcv.x.spot.5m", "ohlcv.x.spot.1h"]

@@ -424,6 +424,15 @@ def _check_derived(section: Section, preset: Preset, parent: Preset, root: Prese
             value=parent.id,
             fix=f"Give {root.id} block_rows that divide {ratio} or are a multiple of it",
         )
+    if parent.calendar != ALWAYS:
+        raise section.fault(
+            "derive_from",
+            f"a worker rolls up windows of the clock, {parent.id} has sessions of "
+            f"{parent.calendar}",
+            value=parent.id,
+            fix="Remove the preset; readers roll sessions up with "
+            "seamline.streams.kernel.rollup_windows",
+        )
     has = f"{parent.id} has"
     for name, own, of_parent, message in (
         ("grid_origin", preset.grid_origin_ns, parent.grid_origin_ns, f"{has} another"),
