@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from seamline.schemas.times import NS_PER_S, parse_time
 from seamline.sdk.cli.main import app
 from seamline.streams.kernel.simulation import runs
 from seamline.streams.kernel.simulation.checks import INVARIANTS
@@ -31,6 +32,10 @@ def test_one_seed_as_a_person_reads_it() -> None:
     assert "1 seed: every invariant holds" in done.output
 
 
+def _minutes(time: str) -> int:
+    return parse_time(time, now_ns=0, parameter="time") // (60 * NS_PER_S)
+
+
 def test_one_seed_as_one_object() -> None:
     done = simulate("--seed", SEED, "-o", "json")
     assert done.exit_code == 0
@@ -38,6 +43,10 @@ def test_one_seed_as_one_object() -> None:
     assert answer["ok"]
     assert answer["failed_seed"] is None
     assert set(answer["minutes"]) == set(answer["world"]["symbols"])
+    start = min((told["time"], told["minute"]) for told in answer["hour"])
+    gap = min((gap["start"], gap["minute"]) for gap in answer["gaps"])
+    clocks = {_minutes(time) - minute for time, minute in (start, gap)}
+    assert len(clocks) == 1  # what happened, and the ledger, speak of the same minutes
     assert all(set(strip) <= LEGEND.keys() for strip in answer["minutes"].values())
     assert answer["checks"].keys() == INVARIANTS.keys()
     assert answer["digest"] == runs.run_seed(int(SEED)).world.digest()

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from seamline.streams.kernel.simulation.runs import Run
 
 SEEDS_MAX = 1_000_000
-EVENT_COLUMNS = ("time", "who", "what")
+EVENT_COLUMNS = ("time", "minute", "who", "what")
 FAULT_COLUMNS = ("fault", "times")
 CHECK_COLUMNS = ("invariant", "checks")
-GAP_COLUMNS = ("symbol", "start", "end", "bars", "cause")
+GAP_COLUMNS = ("symbol", "start", "end", "minute", "bars", "cause")
 
 
 def register(app: typer.Typer) -> None:

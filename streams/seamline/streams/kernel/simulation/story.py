@@ -18,11 +18,8 @@ from seamline.streams.kernel.simulation.world import Line
 
 HOUR: Final = 60
 TIMELINE_MAX: Final = 400
-
-
-def clock(time_ns: int) -> str:
-    """Time of day."""
-    return format_time(time_ns)[11:19]
+# Time, minute of the run, who, what.
+Told = tuple[str, int, str, str]
 
 
 def minutes_of(run: Run) -> dict[str, str]:
@@ -35,7 +32,7 @@ def chart(run: Run) -> list[str]:
     start, end = busiest_hour(run)
     wide = max(len(symbol) for symbol in run.world.symbols) + 2
     ruler = "".join(f"{minute:<10}" for minute in range(start, end, 10))
-    title = f"minutes {start} to {end} of the run, from {clock(time_of(start))} UTC"
+    title = f"minutes {start} to {end} of the run, from {format_time(time_of(start))}"
     lines = [title, " " * wide + ruler.rstrip()]
     for symbol, strip in minutes_of(run).items():
         lines.append(f"{symbol:<{wide}}{strip[start:end]}".rstrip())
@@ -44,12 +41,13 @@ def chart(run: Run) -> list[str]:
 
 
 def gaps(run: Run) -> list[dict[str, Any]]:
-    """The ledger: symbol, start, end, bars, cause."""
+    """The ledger: symbol, start, end, the minute of the run in which it starts, bars, cause."""
     return [
         {
             "symbol": symbol,
             "start": format_time(time_of(start)),
             "end": format_time(time_of(end)),
+            "minute": start,
             "bars": end - start,
             "cause": cause,
         }
@@ -58,17 +56,18 @@ def gaps(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def timeline(lines: Sequence[Line]) -> list[tuple[str, str, str]]:
-    """(time of day, who, what), the newest; equal lines that follow each other are told once."""
-    told: list[tuple[str, str, str]] = []
+def timeline(lines: Sequence[Line]) -> list[Told]:
+    """(time, minute of the run, who, what), the newest; equal lines that follow each other are told
+    once. Times and minutes are those of the chart and of the ledger."""
+    told: list[Told] = []
     for line in lines:
-        row = (clock(line.time_ns), line.who, line.text)
+        row = (format_time(line.time_ns), minute_of(line.time_ns), line.who, line.text)
         if not told or told[-1] != row:
             told.append(row)
     return told[-TIMELINE_MAX:]
 
 
-def hour_of(run: Run) -> list[tuple[str, str, str]]:
+def hour_of(run: Run) -> list[Told]:
     """What happened in the busiest hour."""
     start, end = busiest_hour(run)
     return timeline(
@@ -89,7 +88,10 @@ def explain(run: Run) -> str:
     failure, world = run.failure, run.world
     assert failure is not None
     at = "at the end" if failure.act is None else f"in act {failure.act + 1}"
-    told = "\n".join(f"  {when}  {who:<12} {what}" for when, who, what in timeline(world.lines))
+    told = "\n".join(
+        f"  {when} {minute:>4}  {who:<12} {what}"
+        for when, minute, who, what in timeline(world.lines)
+    )
     acts = "\n".join(f"  {act}" for act in run.acts)
     return (
         f"seed {world.settings.seed} fails {at}: "
