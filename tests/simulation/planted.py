@@ -8,6 +8,7 @@ from typing import Any
 
 from seamline.schemas.codec import ConformedDecoder, encode_conformed
 from seamline.schemas.codec_blocks import decode_block, encode_block
+from seamline.schemas.columns import PROVISIONAL
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.records import decode_record, encode_record
 from seamline.streams.kernel.chunk import Chunk
@@ -77,11 +78,15 @@ class EagerCompaction(Broker):
 
 
 class Wrapped:
-    """A machine whose steps are changed on their way to the broker."""
+    """A machine whose steps are changed on their way to the broker: those of the preset, or of what
+    is derived from it."""
 
-    def __init__(self, machine: Machine, change: Callable[[Batch], Batch | None]) -> None:
+    def __init__(
+        self, machine: Machine, change: Callable[[Batch], Batch | None], *, derived: bool = False
+    ) -> None:
         self._machine = machine
         self._change = change
+        self._derived = derived
 
     @property
     def position(self) -> Mapping[str, int]:
@@ -100,7 +105,9 @@ class Wrapped:
 
     def _changed(self, step: Step) -> Step:
         batches = [
-            self._change(batch) if batch.topic.startswith(f"seamline.{PRESET_ID}.") else batch
+            batch
+            if batch.topic.startswith(f"seamline.{PRESET_ID}.") == self._derived
+            else self._change(batch)
             for batch in step.batches
         ]
         empty = Batch("seamline.nothing.reports", (), ())
@@ -113,13 +120,13 @@ class Wrapped:
         self._machine.close()
 
 
-def changed(role: str, change: Callable[[Batch], Batch | None]) -> Parts:
+def changed(role: str, change: Callable[[Batch], Batch | None], *, derived: bool = False) -> Parts:
     """A world whose machines write something else to one topic."""
 
     def one(batch: Batch) -> Batch | None:
         return change(batch) if batch.topic.endswith(f".{role}") else batch
 
-    return Parts(machine=lambda machine: Wrapped(machine, one))
+    return Parts(machine=lambda machine: Wrapped(machine, one, derived=derived))
 
 
 def repeat_row(batch: Batch) -> Batch:
@@ -150,6 +157,30 @@ def forget_revision(batch: Batch) -> Batch:
     encoded = decoder.table.encoded
     values = encode_conformed(encoded, decoded.sid, decoded.columns, IDS["conformed_bar"])
     return replace(batch, values=values)
+
+
+def call_final(batch: Batch) -> Batch:
+    """No row says that its bar may still change."""
+    decoder = ConformedDecoder()
+    decoded = decoder.decode([value or b"" for value in batch.values])
+    decoded.columns.flags[:] &= ~PROVISIONAL
+    encoded = decoder.table.encoded
+    values = encode_conformed(encoded, decoded.sid, decoded.columns, IDS["conformed_bar"])
+    return replace(batch, values=values)
+
+
+def call(cause: str) -> Callable[[Batch], Batch]:
+    """Every gap gets this cause."""
+
+    def change(batch: Batch) -> Batch:
+        values = [None if v is None else decode_record("gap", v) for v in batch.values]
+        called = [
+            None if gap is None else encode_record("gap", {**gap, "cause": cause}, IDS["gap"])
+            for gap in values
+        ]
+        return replace(batch, values=called)
+
+    return change
 
 
 def short_block(batch: Batch) -> Batch:
@@ -251,6 +282,14 @@ DEFECTS: dict[str, tuple[Parts, set[str]]] = {
     "revisions are forgotten": (changed("conformed", forget_revision), {"duplicate"}),
     "a block lacks its last row": (changed("storage", short_block), {"digest"}),
     "blocks are not written": (changed("storage", misplace), {"digest", "alive", "stream"}),
+    "open bars are called final": (changed("conformed", call_final), {"final"}),
+    "derived bars are final before their minutes": (
+        changed("conformed", call_final, derived=True),
+        {"final"},
+    ),
+    "no cause is found": (changed("gaps", call("unknown")), {"gap"}),
+    "every gap is a minute without trades": (changed("gaps", call("no_trades")), {"gap"}),
+    "so is every derived gap": (changed("gaps", call("no_trades"), derived=True), {"gap"}),
     "the ledger is not written": (changed("gaps", drop), {"gap"}),
     "seals are not written": (changed("seals", drop), {"log", "digest", "stream", "alive"}),
     "seals point too far": (changed("seals", late_seal), {"stream"}),

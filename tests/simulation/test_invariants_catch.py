@@ -31,7 +31,16 @@ def test_a_planted_defect_is_found(name: str) -> None:
 
 def test_every_invariant_that_the_plane_promises_is_broken_by_some_defect() -> None:
     named = {invariant for _, invariants in DEFECTS.values() for invariant in invariants}
-    assert named >= {"gap", "duplicate", "invented", "digest", "stream", "once", "watermark"}
+    assert named >= {
+        "gap",
+        "final",
+        "duplicate",
+        "invented",
+        "digest",
+        "stream",
+        "once",
+        "watermark",
+    }
     assert named <= INVARIANTS.keys()
 
 

@@ -16,7 +16,13 @@ import numpy as np
 
 from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.codec_blocks import decode_block
-from seamline.schemas.columns import COMPLETED, CONFIRMED, Block, ConformedColumns
+from seamline.schemas.columns import (
+    COMPLETED,
+    CONFIRMED,
+    PROVISIONAL,
+    Block,
+    ConformedColumns,
+)
 from seamline.schemas.fingerprint import block_digest, merkle_root
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import parse_gap_key, partition_of, topic_name
@@ -26,7 +32,7 @@ from seamline.streams.kernel.seam_certificate import Certificate
 from seamline.streams.kernel.seam_events import Bar, Event, LateBar, Revision
 from seamline.streams.kernel.simulation.broker import Transaction
 from seamline.streams.kernel.simulation.model import Bar as LandedBar
-from seamline.streams.kernel.simulation.model import Beat, LogRow, Model
+from seamline.streams.kernel.simulation.model import Beat, LogRow, Model, Series
 from seamline.streams.kernel.simulation.venue import MINUTE_NS, minute_of, time_of
 
 if TYPE_CHECKING:
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 INVARIANTS: Final = {
     "gap": "no gap without a ledger entry",
+    "final": "no bar is called final before it is",
     "duplicate": "no duplicate of identity and revision in the conformed log",
     "invented": "no value that was never received",
     "digest": "sealed digests and roots equal a recomputation from the model",
@@ -119,7 +126,7 @@ class Auditor:
         self.checked: Counter[str] = Counter()
         self._at: dict[tuple[int, str], int] = {}
         self._known_ns: dict[int, int] = {}
-        self._rows: set[tuple[str, int, int]] = set()
+        self._rows: set[tuple[str, str, int, int]] = set()
         self._beat_at: dict[str, int] = {}
         self.decoder = ConformedDecoder(world.table)
         self._empties: dict[str, bytes] = {}
@@ -158,13 +165,10 @@ class Auditor:
         """What one owner's transaction says, against the model that consumed the same records."""
         by_role: dict[str, list[MemoryRecord]] = {}
         preset = self._world.preset
-        derived = []
         for record in transaction.records:
             head, _, role = record.topic.rpartition(".")
             if head.endswith(preset.id):
                 by_role.setdefault(role, []).append(record)
-            else:
-                derived.append(record)
         self.expect("positions" in by_role, "once", "a transaction without its position")
         position = decode_record("position", by_role["positions"][-1].value or b"")
         self._consumed(partition, taken, position)
@@ -180,6 +184,7 @@ class Auditor:
             except AssertionError as error:
                 raise Violation("log", f"a tick moved a frontier too far: {frontiers}") from error
         self._log(model, by_role.get("conformed", ()))
+        self._derived(model, transaction)
         self._replaced(by_role.get("superseded", ()))
         for record in by_role.get("storage", ()):
             self._block(model, self.block(record))
@@ -255,14 +260,59 @@ class Auditor:
             minute, stated, source, revision, flags = row
             name = self.decoder.symbols[decoded.sid[i]]
             if not flags & (COMPLETED | CONFIRMED):
-                identity = (name, minute, revision)
+                identity = (self._world.preset.id, name, minute, revision)
                 self.expect(identity not in self._rows, "duplicate", identity)
                 self._rows.add(identity)
             self._received(name, minute, stated)
             found = (name, minute, tuple(stated), source, revision)
             asked = (wanted.symbol, wanted.cell, wanted.values, wanted.source, wanted.revision)
             self.expect(found == asked, "log", lambda f=found, a=asked: f"row {f}, not {a}")
+            final = not flags & PROVISIONAL
+            self.expect(final != wanted.provisional, "final", f"{name} {minute} said to be {final}")
             self.of(name).first.setdefault(minute, records[i].offset)
+
+    def _derived(self, model: Model, transaction: Transaction) -> None:
+        """Log rows and causes of each derived preset."""
+        for ratio, of in zip(self._world.settings.ratios, self._world.derived, strict=True):
+            log, gaps = (topic_name(of.id, role) for role in ("conformed", "gaps"))
+            rows = [record for record in transaction.records if record.topic == log]
+            self._derived_log(model, of.id, ratio, rows)
+            for record in transaction.records:
+                if record.topic == gaps and record.value is not None:
+                    gap = decode_record("gap", record.value)
+                    start, end = minute_of(gap["start_ns"]), minute_of(gap["end_ns"])
+                    self._silent(gap["symbol"], start, end, gap["cause"])
+
+    def _derived_log(
+        self, model: Model, preset_id: str, ratio: int, records: Sequence[MemoryRecord]
+    ) -> None:
+        """None twice, and none is final before all its minutes are."""
+        if not records:
+            return
+        decoded = self.decoder.decode([record.value or b"" for record in records])
+        for i, (minute, _, _, revision, flags) in enumerate(rows_of(decoded.columns)):
+            name = self.decoder.symbols[decoded.sid[i]]
+            if not flags & (COMPLETED | CONFIRMED):
+                identity = (preset_id, name, minute, revision)
+                self.expect(identity not in self._rows, "duplicate", identity)
+                self._rows.add(identity)
+            stable = model.series[name].stable
+            final = max(
+                at for at in (stable, model.series[name].frontier, minute) if at is not None
+            )
+            over = minute + ratio <= final
+            self.expect(
+                over or bool(flags & PROVISIONAL),
+                "final",
+                lambda n=name, m=minute, f=final: f"{n} {m}, {ratio} minutes, stable before {f}",
+            )
+
+    def _silent(self, name: str, start: int, end: int, cause: str) -> None:
+        """Nobody traded in a gap that is said to be without trades."""
+        truth = self._world.venue.truth[name]
+        traded = [cell for cell in range(start, end) if cell in truth]
+        holds = cause != "no_trades" or not traded
+        self.expect(holds, "gap", f"{name} {traded} were traded, not {cause}")
 
     def _received(self, symbol: str, minute: int, values: Sequence[Any]) -> None:
         """The prices were stated together, each optional field by somebody."""
@@ -383,9 +433,12 @@ class Auditor:
         for start, (end, cause) in known.ledger.items():
             named.update(range(start, end))
             traded = [cell for cell in range(start, end) if cell in truth]
-            if cause == "no_trades":
-                self.expect(not traded, "gap", f"{name} {traded} were traded, not {cause}")
-            elif cause == "our_loss":
+            self._silent(name, start, end, cause)
+            proved = self._joined(name, series, start, end)
+            self.expect(
+                not proved or cause == "no_trades", "gap", f"{name} {start} to {end}: {cause}"
+            )
+            if cause == "our_loss":
                 # The venue itself may have stated the bar before without its last trade.
                 short = series.bars[start - 1].values[8] != truth[start - 1].last_trade_id
                 self.expect(bool(traded) or short, "gap", f"{name} {start} to {end}: no loss")
@@ -394,6 +447,18 @@ class Auditor:
             "gap",
             lambda: f"{name}: missing {sorted(missing)}, the ledger names {sorted(named)}",
         )
+
+    def _joined(self, name: str, series: Series, start: int, end: int) -> bool:
+        """Whether the trade ids of the bars on both sides prove that nobody traded between."""
+        sides = series.bars.get(start - 1), series.bars.get(end)
+        if None in sides or not self._world.foreign.isdisjoint({(name, start - 1), (name, end)}):
+            return False
+        before, after = sides
+        assert before is not None
+        assert after is not None
+        trusted = before.stated[3] <= 1 and after.stated[2] <= 1
+        ids = before.values[8], after.values[7]
+        return trusted and None not in ids and ids[0] + 1 == ids[1]
 
     def _position(self, partition: int, model: Model, position: Mapping[str, Any]) -> None:
         stated = position["watermark_ns"]

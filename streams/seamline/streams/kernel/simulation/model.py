@@ -73,7 +73,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """A row that the conformed log must have: the bar as it stood then."""
+    """A row that the conformed log must have: the bar as it stood then, and whether it was still
+    provisional."""
 
     symbol: str
     cell: int
@@ -81,6 +82,7 @@ class LogRow:
     source: int
     revision: int
     outcome: Outcome
+    provisional: bool
 
 
 @dataclass(slots=True)
@@ -162,13 +164,15 @@ class Model:
             series.bars[bar.cell] = held
         else:
             outcome = _settle(held, bar)
+        self._stabilize(series)
         if outcome is not None:
-            place = (bar.symbol, bar.cell)
-            row = LogRow(*place, held.values, held.source, held.revision, outcome)
+            young = series.stable is None or bar.cell >= series.stable
+            row = LogRow(
+                *(bar.symbol, bar.cell, held.values, held.source, held.revision, outcome, young)
+            )
             self.history.append(row)
             if not late:
                 self.log.append(row)
-        self._stabilize(series)
         return False
 
     def _stabilize(self, series: Series) -> None:
