@@ -228,7 +228,7 @@ MUTANTS: Final = (
     Mutant(
         "seal-offset-without-the-overlap",
         "streams.kernel.seal:log_offset",
-        "from_cell = int(state.sym[symbol, S_FRONTIER]) - int(state.reg[REG_OVERLAP])",
+        "from_cell = int(state.sym[symbol, S_FRONTIER]) - overlap * int(state.reg[REG_OVERLAP])",
         "from_cell = int(state.sym[symbol, S_FRONTIER])",
         "A reader has nothing to compare storage and log by.",
         (f"{EDGES}::test_a_seal_names_the_bars_behind_its_frontier_that_a_reader_compares",),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from machine_world import FIVE, PARENT, SYMBOLS, Row, World, block_value, minute_of, preset
+from seamline.schemas.records import decode_record
 from seamline.schemas.times import parse_time
+from seamline.schemas.topics import topic_name
+from seamline.streams.kernel.coverage import Coverage
+from seamline.streams.kernel.seal import ledger_changes
 
 A = SYMBOLS[0]
 
@@ -164,3 +169,32 @@ def test_the_ledger_names_only_what_the_calendar_expects(tmp_path: Path) -> None
     assert days[:2] == [7, 10] and (A, friday + 1440 * 7, friday + 1440 * 8) in before
     assert not any(world_day % 7 in (1, 2) for world_day in days)  # Saturday, Sunday
     assert before.keys() - world.causes().keys() == {(A, friday + 1440 * 10, friday + 1440 * 11)}
+
+
+def test_a_report_counts_as_missing_what_the_ledger_names(tmp_path: Path) -> None:
+    """Minutes of sessions: the night is not missing, neither from the ledger nor from a report."""
+    minutes = preset("ohlcv.test.us_equity.1m", calendar="XNYS")
+    world = World(tmp_path, (minutes,))
+    monday = minute_of(parse_time("2024-07-08T13:30:00Z", now_ns=0, parameter="start"))
+    days = [range(monday + 1440 * day, monday + 1440 * day + 390) for day in range(3)]
+    there = [m for day in days for m in day if not monday + 100 <= m < monday + 110]
+    world.land_bars("live", [Row(A, minute, 100.0, 1) for minute in there])
+    world.land_heartbeat(monday + 1440 * 3)
+    world.run("live")
+    reports = world.log.latest(topic_name(minutes.id, "reports"))
+    missing = [decode_record("report", value)["missing"] for _, value, _ in reports]
+    world.machine.close()
+    assert world.gaps() == {(A, monday + 100, monday + 110)}
+    assert sorted(missing)[-2:] == [0, 10]
+
+
+def test_what_changed_in_a_ledger_is_what_two_dicts_say() -> None:
+    rng = random.Random(0)
+    for _ in range(2_000):
+        cells = [[c for c in range(12) if rng.random() < 0.5] for _ in range(2)]
+        if rng.random() < 0.5:  # alike but for one cell
+            cells[1] = sorted({*cells[0]} ^ {rng.randrange(12)})
+        before, after = (Coverage.of_cells([(c, c + 1) for c in some]) for some in cells)
+        old, new = dict(before.intervals), dict(after.intervals)
+        wanted = {at: new.get(at) for at in sorted({*old, *new}) if old.get(at) != new.get(at)}
+        assert ledger_changes(before, after) == wanted

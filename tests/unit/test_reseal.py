@@ -86,3 +86,18 @@ def test_a_frontier_moves_with_its_block_and_in_no_seal_before_it(tmp_path: Path
     for seal in found:
         covered = seal["rows"] == min(250, minute_of(seal["frontier_ns"]))
         assert covered, (minute_of(seal["frontier_ns"]), seal["rows"])
+
+
+def test_an_open_bar_that_holds_the_offset_is_no_reason_for_another_seal(tmp_path: Path) -> None:
+    """History alone ends in open bars. Until they are sealed by the clock, a seal for each look
+    around would say nothing new."""
+    world = World(tmp_path, (PARENT,))
+    world.land_bars("backfill", bars(range(250), source=0))
+    world.run("backfill")
+    for hours in range(1, 41):
+        tick(world, hours)
+    assert len(seals(world)) == 1
+    for hours in range(41, 8 * 24):
+        tick(world, hours)
+    assert world.seals()[A]["conformed_offset"] == world.log.fence(LOG)
+    assert len(seals(world)) <= 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seamline.schemas.columns import I8, PARTIAL
+from seamline.schemas.columns import I8, PARTIAL, Bool
 from seamline.streams.kernel.coverage import Coverage, Interval, missing_runs
 from seamline.streams.kernel.gap_causes import UNKNOWN, Cause, Evidence, Side, cause, touching
 from seamline.streams.kernel.level import (
@@ -79,6 +79,13 @@ class Ledger:
         if not len(spans) or spans[-1, 1] != self.end:
             return None
         return int(spans[-1, 0]), int(spans[-1, 1])
+
+    def missing(self, low: int, high: int) -> int:
+        """How many expected cells of [low, high) are not there."""
+        spans = self.gaps.spans
+        first = int(np.searchsorted(spans[:, 1], low, "right"))
+        near = spans[first : int(np.searchsorted(spans[:, 0], high, "left"))]
+        return int((np.minimum(near[:, 1], high) - np.maximum(near[:, 0], low)).sum())
 
     def learn(self, start: int, found: Cause) -> bool:
         """Note the cause of the gap that starts there; whether it is another than before."""
@@ -149,11 +156,11 @@ def _claim(level: Level, slot: int, end: int) -> Interval | None:
     return (start, min(until, end)) if start != UNSET and start < end else None
 
 
-def log_offset(level: Level, symbol: int, bound: int) -> int:
-    """Where in the log a reader must begin."""
+def log_offset(level: Level, symbol: int, bound: int, *, overlap: bool = True) -> int:
+    """Where in the log a reader must begin; without `overlap` for the open bars alone."""
     state = level.state
     lowest = bound
-    from_cell = int(state.sym[symbol, S_FRONTIER]) - int(state.reg[REG_OVERLAP])
+    from_cell = int(state.sym[symbol, S_FRONTIER]) - overlap * int(state.reg[REG_OVERLAP])
     for slot in level.slots_of(symbol):
         start = max(0, from_cell - int(state.slot[slot, B_BLOCK]))
         if start >= level.span:
@@ -223,12 +230,21 @@ def _update_ledger(
 
 def ledger_changes(before: Coverage, after: Coverage) -> dict[int, int | None]:
     """Start of each gap whose entry changed, with its end now or None."""
-    if before == after:
-        return {}
-    old, new = dict(before.intervals), dict(after.intervals)
+    a, b = before.spans, after.spans
+    # A ledger may be long and changes at one place: what is the same at both ends is left out.
+    head = _same((a[: len(b)] == b[: len(a)]).all(axis=1))
+    a, b = a[head:], b[head:]
+    tail = _same((a[::-1][: len(b)] == b[::-1][: len(a)]).all(axis=1))
+    old = dict(a[: len(a) - tail].tolist())
+    new = dict(b[: len(b) - tail].tolist())
     changes: dict[int, int | None] = {start: None for start in old if start not in new}
     changes.update({start: end for start, end in new.items() if old.get(start) != end})
     return dict(sorted(changes.items()))
+
+
+def _same(equal: Bool) -> int:
+    """How many are true before the first that is not."""
+    return len(equal) if equal.all() else int(np.argmin(equal))
 
 
 def judge(

@@ -271,12 +271,15 @@ class Stage:
 
     def reseal(self, symbol: int, known_ns: int) -> None:
         """The same seal with a newer log offset: an idle symbol must not keep an old one. Bars
-        behind the frontier are compared with the log no more: it is about to forget them."""
+        behind the frontier are compared with the log no more: it is about to forget them. Nothing
+        where an open bar holds the offset: it is sealed before the log forgets it."""
+        offset = log_offset(self.level, symbol, self.bound, overlap=False)
+        if offset <= self.seals[symbol].conformed_offset:
+            return
         frontier = int(self.level.state.sym[symbol, S_FRONTIER])
         for slot in self.level.slots_of(symbol):
             sealed = max(0, frontier - int(self.level.state.slot[slot, B_BLOCK]))
             self.level.state.cells[slot, :sealed, OFFSET] = -1
-        offset = log_offset(self.level, symbol, self.bound)
         self._seal(SealWrite(symbol, frontier, offset, (), {}), known_ns, Counter())
 
     def _seal(self, write: SealWrite, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
@@ -503,8 +506,7 @@ class Stage:
             del findings[seal.symbol, rule]
         first = max(write.block, int(self.level.state.sym[seal.symbol, S_FIRST]))
         end = min(seal.frontier, write.block + self.level.span)
-        expected = max(0, end - first) if len(columns) else 0
-        missing = expected - len(columns)
+        missing = self.ledgers[seal.symbol].missing(first, end) if len(columns) else 0
         quarantined = found.pop(QUARANTINED, 0)
         found[GAP] = missing
         found[PARTIAL_WINDOW] = int(np.count_nonzero(columns.flags & PARTIAL))
