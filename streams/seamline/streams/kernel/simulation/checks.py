@@ -231,9 +231,11 @@ class Auditor:
         world = self._world
         refused = 0
         for one in taken:
-            closed = minute_of(one.clock_ns + CLOCK_SKEW_NS)
             for record in one.records:
                 event = world.landed[record.topic, record.partition].get(record.offset)
+                # A bar off the grid is over at its own time, not at its cell's.
+                shift_ns = event.shift_ns if isinstance(event, LandedBar) else 0
+                closed = minute_of(one.clock_ns + CLOCK_SKEW_NS - shift_ns)
                 if event is None:
                     refused += 1
                 elif model.see(one.role, event, closed):

@@ -386,7 +386,8 @@ class World:
             event = replace(event, closed=False) if event else None
         elif kind == "off_grid":
             columns.open_time_ns[:] += np.int64(FOREIGN_NS)
-            event = event if self.settings.off_grid == "snap" else None
+            snaps = self.settings.off_grid == "snap"
+            event = replace(event, shift_ns=FOREIGN_NS) if event and snaps else None
         elif kind == "key":
             event = None
         (value,) = encode_bars([symbol], columns, IDS["bar"])
