@@ -449,3 +449,37 @@ def test_symbols_that_do_not_fit_are_refused(sid: list[int]) -> None:
     with pytest.raises(UsageError) as refused:
         of_bar_columns(["A"], np.array(sid, np.int32), landing([0, 1]))
     assert refused.value.parameter == "sid"
+
+
+# --- what a window expects
+
+
+def test_a_window_expects_the_whole_cells_that_it_holds() -> None:
+    """As coverage has it; a gap never lies outside the window."""
+    assert minutes(bars(ts=[0]), window=(0, 119)).report.findings == {}
+    assert minutes(bars(ts=[60]), window=(1, 120)).report.findings == {}
+    assert minutes(bars(ts=[0]), window=(30, 89)).report.findings == {}
+    found = minutes(bars(ts=[-60]), window=(-119, 30), origin_ns=10 * S).report
+    assert found.findings["gap"].ranges.tolist() == [[0, -110 * S, 10 * S]]
+
+
+def test_a_symbol_without_a_time_is_missing_from_the_window() -> None:
+    table = bars(ts=[0, None], symbol=["A", "B"])
+    report = minutes(table, window=(0, 60)).report
+    assert report.findings["invalid_timestamp"].rows_dropped == 1
+    assert list(report.missing_ranges()) == [MissingRange("B", 0, 60 * S, "unknown")]
+
+
+def test_several_symbols_are_not_expected_of_rows_that_name_none() -> None:
+    with pytest.raises(UsageError) as refused:
+        minutes(bars(ts=[0]), window=(0, 60), symbols=["B", "A"])
+    assert (refused.value.parameter, refused.value.value) == ("symbols", ["A", "B"])
+    report = minutes(bars(ts=[]), window=(0, 60), symbols=["B", "A"]).report
+    assert [each.symbol for each in report.missing_ranges()] == ["A", "B"]
+
+
+@pytest.mark.parametrize("baseline", [5, "report", [1]])
+def test_a_baseline_is_a_report(baseline: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        ConformancePipeline(options(kind="bars", ts_unit="s"), baseline=baseline)
+    assert refused.value.parameter == "baseline" and refused.value.fix

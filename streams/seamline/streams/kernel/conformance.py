@@ -99,6 +99,13 @@ class ConformancePipeline:
         stages: Sequence[Stage] | None = None,
     ) -> None:
         if baseline is not None:
+            if not isinstance(baseline, ConformanceReport):
+                raise UsageError(
+                    "not a report",
+                    parameter="baseline",
+                    value=type(baseline).__name__,
+                    fix="Hand over a ConformanceReport, or what its to_dict() gave",
+                )
             require_comparable(baseline, options.kind, options.interval_ns)
         self.options = options
         self.stages: tuple[Stage, ...] = (

@@ -12,19 +12,40 @@ from collections.abc import Sequence
 import numpy as np
 
 from seamline.schemas.columns import I4, I8, U1
+from seamline.schemas.errors import UsageError
 from seamline.streams.kernel.conformance_options import AUTHORITIES, ConformanceOptions
 from seamline.streams.kernel.table import FLOAT64, TEXT, Column, Table
 
 
-def ordered_symbols(table: Table, options: ConformanceOptions) -> tuple[I4, tuple[str | None, ...]]:
-    """The symbol number of each row, and the names; without a column there is one, unnamed."""
-    expected = options.symbols or ()
+def symbols_of(table: Table, options: ConformanceOptions) -> tuple[str, ...]:
+    """The names in the column of symbols, each once."""
     if options.symbol_column not in table:
-        return np.zeros(table.rows, np.int32), (*expected,) if len(expected) == 1 else (None,)
+        return ()
     column = table[options.symbol_column]
-    used = np.bincount(column.values, minlength=len(column.words)) > 0
-    there = {word for word, is_used in zip(column.words, used.tolist(), strict=True) if is_used}
-    names = sorted(there | set(expected))
+    used = np.bincount(column.values[column.mask()], minlength=len(column.words)) > 0
+    return tuple(word for word, there in zip(column.words, used.tolist(), strict=True) if there)
+
+
+def ordered_symbols(
+    table: Table, options: ConformanceOptions, seen: Sequence[str | None]
+) -> tuple[I4, tuple[str | None, ...]]:
+    """The symbol number of each row, and the names, those `seen` before rows were dropped
+    included; without a column there is one, unnamed.
+
+    Raises UsageError where several symbols are expected of rows that do not say which they are of.
+    """
+    expected = sorted(set(options.symbols or ()))
+    if options.symbol_column not in table:
+        if len(expected) > 1 and table.rows:
+            raise UsageError(
+                f"several, and the rows have no column {options.symbol_column}",
+                parameter="symbols",
+                value=expected,
+                fix="Add the column, or name one symbol",
+            )
+        return np.zeros(table.rows, np.int32), tuple(expected) or (None,)
+    column = table[options.symbol_column]
+    names = sorted({name for name in seen if name is not None} | set(expected))
     numbers = {name: number for number, name in enumerate(names)}
     ranks = np.array([numbers.get(word, -1) for word in column.words], np.int32)
     return ranks[column.values], tuple(names)

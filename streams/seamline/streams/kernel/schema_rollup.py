@@ -23,6 +23,7 @@ from seamline.streams.kernel.conformance_options import (
     ConformanceOptions,
 )
 from seamline.streams.kernel.conformance_progress import Progress, union
+from seamline.streams.kernel.content import symbols_of
 from seamline.streams.kernel.instants import instants
 from seamline.streams.kernel.table import FLOAT64, INT64, TEXT, Column, Table
 
@@ -88,7 +89,9 @@ def _rolled(progress: Progress, options: ConformanceOptions, tried: Bool | None)
     progress = _hit(progress, options, "non_finite", {n: m & alive for n, m in unfit.items()})
     progress = replace(progress, table=progress.table.with_columns(infinite))
     progress = _enumerated(progress, options, alive)
-    return progress.take(alive)
+    # A symbol is expected in a window too where none of its rows has a time.
+    symbols = symbols_of(progress.table, options)
+    return replace(progress.take(alive), symbols=symbols)
 
 
 def _hit(progress: Progress, options: ConformanceOptions, rule: str, hits: _Hits) -> Progress:

@@ -40,7 +40,7 @@ class TemporalRollupStage:
     def run(self, progress: Progress, options: ConformanceOptions) -> Progress:
         if not progress.judged:
             return _untouched(progress)
-        codes, symbols = ordered_symbols(progress.table, options)
+        codes, symbols = ordered_symbols(progress.table, options, progress.symbols)
         progress = replace(progress, codes=codes, symbols=symbols)
         if options.kind != BARS:
             return market_rollup(progress, options)
@@ -74,7 +74,7 @@ def _bars(progress: Progress, options: ConformanceOptions) -> Progress:
         rules = BarRules(
             interval_ns=options.interval_ns,
             origin_ns=options.origin_ns,
-            window_ns=options.window_ns if progress.symbols else None,
+            window_ns=_whole(options) if progress.symbols else None,
             sessions_ns=options.sessions_ns,
             jump_sigmas=options.jump_sigmas if close else None,
         )
@@ -97,6 +97,15 @@ def _bars(progress: Progress, options: ConformanceOptions) -> Progress:
         by_authority=by_authority(verdict),
     )
     return _gaps(standing, options, conformed)
+
+
+def _whole(options: ConformanceOptions) -> tuple[int, int] | None:
+    """The window without a last cell that it holds only a part of: half a bar is none, as
+    `coverage` has it. The kernel begins at the first cell that opens inside."""
+    if options.window_ns is None or options.interval_ns is None:
+        return options.window_ns
+    start, end = options.window_ns
+    return start, max(start, end - (end - options.origin_ns) % options.interval_ns)
 
 
 def _batch(
