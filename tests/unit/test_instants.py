@@ -73,6 +73,13 @@ def test_numbers_and_their_texts(cells: list[Any], unit: str, times: list[int | 
         ("1970-01-01T00:00:00.1234567890Z", 123456789),
         ("1970-01-01T00:00:00.1234567891Z", None),
         ("19700102", 86_400 * S),
+        ("19700102T00:00:00.5", 86_400 * S + S // 2),
+        # Numbers: the standard library would read a date, a separator and a time.
+        ("19700102.5", None),
+        ("1710121200123.5", None),
+        ("1710121200123Z", None),
+        ("1970", None),
+        ("", None),
         ("1970-01-02", 86_400 * S),
         ("2262-04-11T23:47:16.854775807Z", INT64_MAX),
         ("2262-04-11T23:47:16.854775808Z", None),

@@ -7,7 +7,7 @@ setting before a row is read. Must not know: the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -18,10 +18,12 @@ from seamline.schemas.columns import I8, SOURCES
 from seamline.schemas.errors import UsageError
 from seamline.schemas.times import parse_duration
 from seamline.streams.kernel.casts import type_named
+from seamline.streams.kernel.coverage import require_int
 from seamline.streams.kernel.instants import (
     INT64_MAX,
     TEXT_UNITS,
     UNIT_NS,
+    is_number,
     ns_of_number_text,
     time_of,
 )
@@ -37,6 +39,8 @@ PRICES: Final = ("open", "high", "low", "close")
 # (decision 0113).
 JUMP_SIGMAS: Final = 12.0
 SESSIONS_MAX: Final = 1_000_000
+# A limit is squared, and a percentage is compared as a decimal.
+LIMIT_MAX: Final = 1e100
 
 # By kind, where no schema is stated: required columns, and columns that may be there.
 REQUIRED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -123,24 +127,21 @@ def options(
     _positive("wide_spread_percent", wide_spread_percent, zero=True)
     _positive("jump_sigmas", jump_sigmas)
     names = (time_column, symbol_column, authority_column)
-    if len(set(names)) < len(names):
-        raise UsageError("two roles for one column", parameter="time_column", value=names)
     stated = None if schema is None else schema_fields(schema)
+    _roles(names, {**OPTIONAL[kind], **REQUIRED[kind]} if stated is None else {})
     plain = REQUIRED[kind] if stated is None else _without(stated, names)
     required = set(plain) | (set() if stated is None else stated.keys() & set(names))
     fields = {**OPTIONAL[kind], **plain} if stated is None else plain
-    if symbols is not None and isinstance(symbols, str):
-        raise UsageError("one text", parameter="symbols", value=symbols, fix="Write a list")
     return ConformanceOptions(
         kind=kind,
         ts_unit=ts_unit,
         fields=fields,
         required=frozenset(required | {time_column}),
         interval_ns=_interval_ns(interval, interval_unit),
-        origin_ns=origin_ns,
+        origin_ns=require_int(origin_ns, "origin_ns", "Give int nanoseconds: a time of the grid"),
         window_ns=_window_ns(window, ts_unit),
         sessions_ns=_sessions(sessions_ns),
-        symbols=None if symbols is None else tuple(symbols),
+        symbols=_symbols(symbols),
         conformance_preset=conformance_preset,
         wide_spread_percent=wide_spread_percent,
         jump_sigmas=jump_sigmas,
@@ -152,6 +153,13 @@ def options(
 
 def schema_fields(schema: Mapping[str, Any]) -> dict[str, str]:
     """Column -> type of both forms of a schema. Raises UsageError naming what is wrong in it."""
+    if not isinstance(schema, Mapping) or not all(isinstance(name, str) for name in schema):
+        raise UsageError(
+            "no names of columns with types",
+            parameter="schema",
+            value=schema,
+            fix='Write {"price": "float64"} or {"fields": [{"name": "price", "type": "float64"}]}',
+        )
     listed = schema.get("fields")
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         return {name: type_named(type_, parameter=name) for name, type_ in schema.items()}
@@ -187,7 +195,7 @@ def _interval_ns(interval: object, unit: str | None) -> int | None:
                 fix="State interval_unit: one of s, ms, us, ns; or write interval as a text: 1m",
             )
         _one_of("interval_unit", unit, tuple(UNIT_NS))
-        number = isinstance(interval, int | float | Decimal) and not isinstance(interval, bool)
+        number = is_number(interval)
         found = ns_of_number_text(str(interval), UNIT_NS[unit]) if number else None
     if found is None or found <= 0:
         raise UsageError(
@@ -222,13 +230,17 @@ def _window_ns(window: tuple[object, object] | None, unit: str | None) -> tuple[
 def _sessions(sessions_ns: I8 | None) -> I8 | None:
     if sessions_ns is None:
         return None
-    found = np.asarray(sessions_ns)
+    try:
+        found: I8 = np.asarray(sessions_ns)
+    except ValueError:  # lists of different lengths
+        found = np.empty(0, np.int64)
     flat = found.ravel()
     if (
         found.dtype != np.int64
-        or found.shape != (len(found), 2)
+        or found.ndim != 2
+        or found.shape[1] != 2
         or len(found) > SESSIONS_MAX
-        or (np.abs(flat) > INT64_MAX).any()
+        or (flat < -INT64_MAX).any()
         or (flat[1:] < flat[:-1]).any()
     ):
         raise UsageError(
@@ -240,6 +252,38 @@ def _sessions(sessions_ns: I8 | None) -> I8 | None:
     return found
 
 
+def _symbols(symbols: Sequence[str] | None) -> tuple[str, ...] | None:
+    if symbols is None:
+        return None
+    if isinstance(symbols, str) or not isinstance(symbols, Iterable):
+        raise UsageError("not a list", parameter="symbols", value=symbols, fix="Write a list")
+    listed = tuple(symbols)
+    for symbol in listed:
+        if not isinstance(symbol, str):
+            raise UsageError("not a text", parameter="symbols", value=symbol, fix="Write names")
+    return listed
+
+
+def _roles(names: Sequence[str], fields: Mapping[str, str]) -> None:
+    """Time, symbol and authority are three columns, and none of them is a value."""
+    parameters = ("time_column", "symbol_column", "authority_column")
+    for parameter, name in zip(parameters, names, strict=True):
+        if not isinstance(name, str) or name in fields:
+            raise UsageError(
+                "not the name of a column of its own",
+                parameter=parameter,
+                value=name,
+                fix="Rename the column; open, price or size are values",
+            )
+    if len(set(names)) < len(names):
+        raise UsageError(
+            "two roles for one column",
+            parameter="time_column",
+            value=names,
+            fix="Name three different columns",
+        )
+
+
 def _one_of(parameter: str, value: object, known: Sequence[str]) -> None:
     if value in known:
         return
@@ -249,11 +293,14 @@ def _one_of(parameter: str, value: object, known: Sequence[str]) -> None:
 
 
 def _positive(parameter: str, value: float | None, *, zero: bool = False) -> None:
-    if value is None or (isinstance(value, int | float) and value > 0) or (zero and value == 0):
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (0 < value <= LIMIT_MAX or (zero and value == 0)):
         return
     raise UsageError(
         "not a positive number",
         parameter=parameter,
         value=value,
-        fix="Write a limit above zero, or None to leave the rule out",
+        fix=f"Write a limit above 0 up to {LIMIT_MAX:g}, or None to leave the rule out",
     )

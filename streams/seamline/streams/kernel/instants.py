@@ -29,6 +29,7 @@ TEXT_UNITS: Final = ("iso8601", "datetime")
 INT64_MAX: Final = 2**63 - 1
 NUMBER: Final = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*", re.ASCII)
 # Seconds may have any fraction; the standard library reads six digits and drops the others.
+_NUMBER_TEXT: Final = re.compile(r"\d{9}|\d{0,7}$|\d+[.,]")
 _FRACTION: Final = re.compile(r"(.*\d\d:?\d\d:?\d\d)[.,](\d+)(.*)", re.ASCII | re.DOTALL)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIX: Final = "State ts_unit: one of s, ms, us, ns, iso8601, datetime"
@@ -80,7 +81,7 @@ def time_of(value: object, ts_unit: str | None, *, parameter: str) -> int:
         found = ns_of_text(value.isoformat()) if value.tzinfo is not None else None
     elif isinstance(value, str):
         found = ns_of_text(value)
-    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+    elif is_number(value):
         if ts_unit not in UNIT_NS:
             raise UsageError(
                 "a number without a unit", parameter="ts_unit", value=ts_unit, fix=_FIX
@@ -96,12 +97,20 @@ def time_of(value: object, ts_unit: str | None, *, parameter: str) -> int:
     return found
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a number of Python or of numpy; a truth is none."""
+    kinds = (int, float, Decimal, np.integer, np.floating)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 def ns_of_text(text: str) -> int | None:
     """An ISO text in ns, UTC where it names no offset; None where it is no time, has a fraction of
     a nanosecond, or lies outside int64."""
     stripped = text.strip()
-    if stripped.isdigit() and len(stripped) != 8:
-        return None  # a number without a unit
+    # Behind the eight digits of a date stands no ninth: that is a number without a unit, which the
+    # standard library reads as date, separator, time.
+    if _NUMBER_TEXT.match(stripped) is not None:
+        return None
     nanos = 0
     match = _FRACTION.fullmatch(stripped)
     if match is not None:
