@@ -418,6 +418,16 @@ def test_each_argument_is_refused_by_its_name() -> None:
     assert raised.value.parameter == "required_bars"
 
 
+def test_sources_have_names_and_times_are_no_bytes() -> None:
+    with pytest.raises(UsageError) as raised:
+        union([[(0, 10)]], interval_ns=10)  # type: ignore[arg-type]
+    assert raised.value.parameter == "sources"
+    for times in (b"ab", {10: 20}):
+        with pytest.raises(UsageError) as raised:
+            require_history(times, 1, None, interval_ns=10)
+        assert raised.value.parameter == "ts_ns"
+
+
 def test_sets_of_two_grids_are_not_mixed() -> None:
     minutes, hours = merge([(0, 7200)], 60, 0), merge([(0, 7200)], 3600, 0)
     for operation in (minutes.union, minutes.intersect, minutes.subtract):

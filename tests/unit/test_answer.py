@@ -160,3 +160,21 @@ def test_every_event_has_one_fate(events: list[int], edge: int) -> None:
         found = admit(events, watermark_ns=edge, on_late=policy)
         assert (sum(found.processed), list(found.side_output_ns)) == (kept, aside)
     assert watermark_ns(9, interval_ns=2, lag_bars=3) == 3
+
+
+@pytest.mark.parametrize("limit", ["0.5", [1], True, float("nan")])
+def test_a_limit_of_coverage_is_a_ratio(limit: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        judge_coverage(1.0, limit)
+    assert refused.value.parameter == "min_coverage"
+
+
+def test_a_ratio_that_is_no_number_keeps_no_promise() -> None:
+    assert judge_coverage(float("nan"), 0.5) is not None
+
+
+@pytest.mark.parametrize("events", [None, 5, "12", b"12"])
+def test_events_are_a_list(events: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        admit(events, watermark_ns=0, on_late="ignore")
+    assert refused.value.parameter == "events_ns"

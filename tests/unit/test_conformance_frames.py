@@ -212,3 +212,43 @@ def test_an_empty_frame_is_clean() -> None:
     made = conform(empty, ts_unit="s", interval="1m")
     assert len(made.frame) == 0 and made.report.findings == {}
     assert list(made.frame.columns) == list(empty.columns)
+
+
+def test_a_window_may_be_cells_of_the_frame_itself() -> None:
+    given = frame([0, 60, 180])
+    made = conform(
+        *(given,),
+        ts_unit="s",
+        interval="1m",
+        window=(given["ts"].min(), given["ts"].max()),
+        partial_ok=True,
+    )
+    assert made.report.findings["gap"].ranges.tolist() == [[0, 120 * S, 180 * S]]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (frame([0, 60]).set_index("ts", drop=False), ["ts"]),
+        (frame([0, 60], symbol=["A", "B"]).set_index(["ts", "symbol"]).rename_axis(["ts", "ts"]),
+         ["ts"]),
+        (frame([0, 60]).set_index(["ts", "open"], drop=False), ["open", "ts"]),
+    ],
+)  # fmt: skip
+def test_a_level_of_the_index_has_a_name_of_its_own(given: pd.DataFrame, value: object) -> None:
+    with pytest.raises(UsageError) as refused:
+        conform(given, ts_unit="s")
+    assert (refused.value.parameter, refused.value.value) == ("frame", value)
+    assert refused.value.fix
+
+
+def test_what_arrow_cannot_take_rows_of() -> None:
+    plain = {name: pa.array([value]) for name, value in FLAT.items()}
+    views = pa.table({"ts": [0], **plain, "symbol": pa.array(["A"], pa.string_view())})
+    made = conform(views, ts_unit="s", interval="1m")
+    assert made.frame["symbol"].type == pa.string_view()
+    assert made.frame["symbol"].to_pylist() == ["A"]
+    runs = pa.RunEndEncodedArray.from_arrays([1], [1.0])
+    with pytest.raises(UsageError) as refused:
+        conform(pa.table({"ts": [0], **plain, "note": runs}), ts_unit="s", partial_ok=True)
+    assert refused.value.parameter == "note" and refused.value.fix

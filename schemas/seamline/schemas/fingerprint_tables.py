@@ -92,6 +92,9 @@ def table_digest(columns: Mapping[str, TableColumn], by: Sequence[str] = ()) -> 
 
 
 def _ordered(columns: Mapping[str, TableColumn], by: Sequence[str]) -> list[str]:
+    for name in columns:
+        if not isinstance(name, str):
+            raise UsageError("not the name of a column", parameter="columns", value=name)
     for name in by:
         if name not in columns or list(by).count(name) > 1:
             raise UsageError("not a column, or twice", parameter="by", value=name)

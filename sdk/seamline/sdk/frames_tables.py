@@ -55,10 +55,22 @@ def family_of(frame: object) -> str:
 
 
 def with_columns_of_index(frame: Any, names: Sequence[str]) -> Any:
-    """A DataFrame whose index levels of these names are columns; everything else as it is."""
-    if family_of(frame) == PANDAS and any(name in names for name in frame.index.names):
-        return frame.reset_index()
-    return frame
+    """A DataFrame whose index levels of these names are columns; everything else as it is.
+
+    Raises UsageError where a level has the name of a column or of another level.
+    """
+    if family_of(frame) != PANDAS or not any(name in names for name in frame.index.names):
+        return frame
+    levels = [name for name in frame.index.names if name is not None]
+    twice = sorted({str(n) for n in levels if n in frame.columns or levels.count(n) > 1})
+    if twice:
+        raise UsageError(
+            "a level of the index and a column, or two levels, of one name",
+            parameter="frame",
+            value=twice,
+            fix="Drop one of them: frame.reset_index(drop=True)",
+        )
+    return frame.reset_index()
 
 
 def table_of(frame: Any) -> Table:
@@ -81,9 +93,7 @@ def frame_of(frame: Any, source: Table, made: Table, rows: I8, times: str) -> An
     was made of. `times`: the column of times; numbers come back as int64 ns, texts and datetimes as
     datetimes in UTC."""
     of_pandas = family_of(frame) == PANDAS
-    untouched = frame.take(rows)
-    if of_pandas:
-        untouched = untouched.reset_index(drop=True)
+    untouched = frame.take(rows).reset_index(drop=True) if of_pandas else _taken(frame, rows)
     columns: dict[str, Any] = {}
     for name, column in made.columns.items():
         given = source[name]
@@ -97,6 +107,25 @@ def frame_of(frame: Any, source: Table, made: Table, rows: I8, times: str) -> An
     if of_pandas:
         return pd.DataFrame(columns, index=pd.RangeIndex(made.rows))
     return pa.table(columns) if columns else untouched
+
+
+def _taken(table: Any, rows: I8) -> Any:
+    """The rows of an Arrow table. Views are taken as plain texts: Arrow takes no rows of a view."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        plain = pa.large_string() if pa.types.is_string_view(column.type) else None
+        try:
+            taken = (column if plain is None else column.cast(plain)).take(rows)
+            columns[name] = taken if plain is None else taken.cast(column.type)
+        except pa.ArrowNotImplementedError as fault:
+            raise UsageError(
+                f"Arrow takes no rows of a column of {column.type}",
+                parameter=name,
+                value=str(column.type),
+                fix="Cast the column to a plain type",
+            ) from fault
+    return pa.table(columns) if columns else table.take(rows)
 
 
 def _is_same(given: Column, made: Column) -> bool:

@@ -152,11 +152,13 @@ def judge_coverage(coverage_ratio: float, min_coverage: float | None) -> Downgra
     """
     if min_coverage is None:
         return None
-    if isinstance(min_coverage, bool) or not 0 <= min_coverage <= 1:
+    number = isinstance(min_coverage, int | float) and not isinstance(min_coverage, bool)
+    if not number or not 0 <= min_coverage <= 1:
         raise UsageError(
             "not a ratio", parameter="min_coverage", value=min_coverage, fix="Give one in 0..1"
         )
-    return Downgrade(HOLD, COVERAGE_BREACH) if coverage_ratio < min_coverage else None
+    # Not `<`: a ratio that is no number keeps no promise.
+    return None if coverage_ratio >= min_coverage else Downgrade(HOLD, COVERAGE_BREACH)
 
 
 def _newest(

@@ -220,6 +220,10 @@ def union(sources: Mapping[str, Spans], *, interval_ns: int, origin_ns: int = 0)
     """What a reader of all these sources has. Raises UsageError naming `sources`, and with the
     field `source`, where the intervals of one of them are refused."""
     grid = require_grid(interval_ns, origin_ns)
+    if not isinstance(sources, Mapping):
+        _refuse(
+            "not intervals by name", "sources", sources, 'Write {"cache": [(start_ns, end_ns)]}'
+        )
     parts = [_pack((), ())]
     for name, have in sources.items():
         try:
@@ -422,7 +426,7 @@ def _times(ts_ns: Iterable[int] | I8, parameter: str) -> I8:
 
 
 def _iterated(values: Any, parameter: str) -> Iterable[Any]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         _refuse("not a list", parameter, values, _INTS)
     return values
 

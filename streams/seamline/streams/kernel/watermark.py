@@ -49,6 +49,8 @@ def admit(events_ns: Iterable[int], *, watermark_ns: int, on_late: str) -> Admis
         raise UsageError(
             "no such policy", parameter="on_late", value=on_late, fix=f"One of {', '.join(OnLate)}"
         )
+    if isinstance(events_ns, str | bytes) or not isinstance(events_ns, Iterable):
+        raise UsageError("not a list", parameter="events_ns", value=events_ns, fix=_INTS)
     processed: list[bool] = []
     aside: list[int] = []
     for event_ns in events_ns:
