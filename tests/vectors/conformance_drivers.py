@@ -216,6 +216,8 @@ def _column(cells: list[Any], stated: str | None) -> Column:
     valid = np.array([cell is not None for cell in cells], bool)
     if type_ == TEXT:
         return words_column([None if cell is None else str(cell) for cell in cells])
+    if type_ == BOOL:
+        return Column(BOOL, np.array([bool(cell) for cell in cells], bool), valid)
     if type_ == INT64:
         return Column(INT64, np.array([int(cell or 0) for cell in cells], np.int64), valid)
     if type_ == FLOAT64:
@@ -307,7 +309,11 @@ def _same_finding(
     if "ranges" in fields:
         listed = fields["ranges"]
         if isinstance(listed, Mapping):
-            equal &= {s: _in_ns(view, pairs) for s, pairs in listed.items()} == ranges
+            # A symbol that nothing is missing of may be named with no range.
+            equal &= {s: _in_ns(view, pairs) for s, pairs in listed.items() if pairs} == ranges
+        elif any(len(each) == 3 for each in listed):
+            named = [[s, *pair] for s, pairs in ranges.items() for pair in pairs]
+            equal &= [[s, *_in_ns(view, [pair])[0]] for s, *pair in listed] == named
         else:
             equal &= _in_ns(view, listed) == [pair for pairs in ranges.values() for pair in pairs]
     fields.require_read()

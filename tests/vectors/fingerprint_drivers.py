@@ -13,6 +13,7 @@ import numpy as np
 
 from seamline.schemas.fingerprint_compat import compat_fingerprint, compat_json
 from seamline.schemas.fingerprint_tables import TableColumn, table_digest
+from seamline.streams.kernel.casts import type_named
 from vectors.engine import CONDITIONS, Case, Fields, driver, outcome_of
 
 CONDITIONS["the optional JSON-canonical fingerprint is built"] = True
@@ -23,7 +24,6 @@ TIME = "ts"
 INTEGERS = (TIME, "id")
 DTYPES = {"int64": "i8", "float64": "f8", "bool": "?"}
 IEEE = ("NaN", "Infinity", "-Infinity")
-SPELLINGS = {"string": "text", "str": "text", "utf8": "text", "boolean": "bool"}
 
 
 def dataset(given: Mapping[str, Any], where: str, tick_ns: int) -> dict[str, TableColumn]:
@@ -39,9 +39,10 @@ def dataset(given: Mapping[str, Any], where: str, tick_ns: int) -> dict[str, Tab
     for name in names:
         values = [row.get(name) for row in rows]
         kind = types.get(name) or default_type(name, values)
+        kind = type_named(kind, parameter=name)
         if name == TIME:
             values = [None if value is None else value * unit_ns for value in values]
-        columns[name] = column(SPELLINGS.get(kind, kind), values)
+        columns[name] = column(kind, values)
     return columns
 
 

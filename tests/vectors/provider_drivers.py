@@ -54,7 +54,7 @@ def settings(case: Case, unit: int) -> tuple[int, int, int]:
         preset_stabilization_bars=given.get("stabilization_bars", 0),
         registrar_stabilization_bars=given.get("registrar_stabilization_bars"),
     )
-    assert bars is not None
+    bars = bars or 0  # null sets none
     now = scaled(given.get("event_time_now", LONG_AFTER), unit)
     return scaled(given.get("interval", INTERVAL), unit), now, bars
 
