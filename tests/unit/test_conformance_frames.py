@@ -43,7 +43,7 @@ def frame(ts: Any, **columns: Any) -> pd.DataFrame:
         (pd.Series(["a", NAN], dtype=object), TEXT, ["a", None], ""),
         (pd.Series(["a", "b"], dtype="category"), TEXT, ["a", "b"], ""),
         (pd.Series([Decimal("0.1"), None]), DECIMAL, ["0.1", None], ""),
-        (pd.Series([{"a": 1}, None]), TEXT, ["{'a': 1}", None], ""),
+        (pd.Series([{"a": 1}, None]), TEXT, ["{'a': 1}", None], "object"),
         (pd.Series([pd.Timedelta(1), pd.NaT]), OTHER, [0, None], ""),
         (pd.Series([1, None], dtype="int64[pyarrow]"), INT64, [1, None], ""),
         (pd.Series(["a", None], dtype="string[pyarrow]"), TEXT, ["a", None], ""),
@@ -252,3 +252,11 @@ def test_what_arrow_cannot_take_rows_of() -> None:
     with pytest.raises(UsageError) as refused:
         conform(pa.table({"ts": [0], **plain, "note": runs}), ts_unit="s", partial_ok=True)
     assert refused.value.parameter == "note" and refused.value.fix
+
+
+def test_an_object_that_is_no_text_becomes_one_only_with_a_finding() -> None:
+    given = frame([0, 60], symbol=pd.Series(["1", 1], dtype=object))
+    found = conform(given, ts_unit="s", interval="1m").report.findings
+    assert found["dtype_cast"].columns == ("symbol",)
+    texts = frame([0, 60], symbol=pd.Series(["1", "1"], dtype=object))
+    assert conform(texts, ts_unit="s", interval="1m").report.findings == {}

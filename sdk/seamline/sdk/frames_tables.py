@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -195,7 +196,10 @@ def _of_objects(cells: list[Any]) -> Column:
             or (texts and isinstance(cell, float) and math.isnan(cell))
         )
 
-    return Column.of([None if is_null(cell) else cell for cell in cells])
+    made = Column.of([None if is_null(cell) else cell for cell in cells])
+    if made.type == TEXT and not all(isinstance(cell, str) or is_null(cell) for cell in cells):
+        return replace(made, arrived="object")  # what was no text is converted, and said to be
+    return made
 
 
 def _of_arrow(array: Any) -> Column:
