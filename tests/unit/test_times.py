@@ -51,6 +51,8 @@ def test_what_is_a_time(value: object, expected_ns: int) -> None:
         1_700_000_000,
         1.5,
         "1700000000",
+        "1710121200123+00:00",
+        "20250101.5Z",
         "-3",
         "-3y",
         "yesterday",

@@ -31,6 +31,9 @@ _UNIT_NS = {
     "d": 86_400 * NS_PER_S,
     "w": 7 * 86_400 * NS_PER_S,
 }
+# A number where a time should be. `fromisoformat` would take the first eight digits for a date and
+# the ninth for a separator; a text of eight digits is a date.
+NUMBER_TEXT = re.compile(r"\d{9}|\d{0,7}$|\d+[.,]", re.ASCII)
 _DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d|w)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIX = "Write an ISO time with a zone (2026-01-31T00:00:00Z), an aware datetime, or -3d"
@@ -81,7 +84,7 @@ def parse_time(value: object, *, now_ns: int, parameter: str) -> int:
         return now_ns
     if text.startswith("-"):
         return _bounded(now_ns - parse_duration(text[1:], parameter=parameter), parameter, value)
-    if re.fullmatch(r"[\d.]+", text) and not re.fullmatch(r"\d{8}", text):
+    if NUMBER_TEXT.match(text):
         raise UsageError("a number without a unit", parameter=parameter, value=value, fix=_FIX)
     try:
         parsed = datetime.fromisoformat(text)

@@ -20,6 +20,7 @@ import numpy as np
 
 from seamline.schemas.columns import F8, I8, Bool
 from seamline.schemas.errors import UsageError
+from seamline.schemas.times import NUMBER_TEXT
 from seamline.streams.kernel.table import DECIMAL, FLOAT64, INT64, TEXT, TIME, Column
 
 UNIT_NS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -29,7 +30,6 @@ TEXT_UNITS: Final = ("iso8601", "datetime")
 INT64_MAX: Final = 2**63 - 1
 NUMBER: Final = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*", re.ASCII)
 # Seconds may have any fraction; the standard library reads six digits and drops the others.
-_NUMBER_TEXT: Final = re.compile(r"\d{9}|\d{0,7}$|\d+[.,]")
 _FRACTION: Final = re.compile(r"(.*\d\d:?\d\d:?\d\d)[.,](\d+)(.*)", re.ASCII | re.DOTALL)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIX: Final = "State ts_unit: one of s, ms, us, ns, iso8601, datetime"
@@ -107,9 +107,7 @@ def ns_of_text(text: str) -> int | None:
     """An ISO text in ns, UTC where it names no offset; None where it is no time, has a fraction of
     a nanosecond, or lies outside int64."""
     stripped = text.strip()
-    # Behind the eight digits of a date stands no ninth: that is a number without a unit, which the
-    # standard library reads as date, separator, time.
-    if _NUMBER_TEXT.match(stripped) is not None:
+    if NUMBER_TEXT.match(stripped) is not None:
         return None
     nanos = 0
     match = _FRACTION.fullmatch(stripped)
