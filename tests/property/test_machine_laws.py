@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from machine_scripts import ROLES, Event, Setup, Tick, Writer, land, said, setup_of, standing, tick
@@ -176,6 +176,7 @@ def closing(setup: Setup, events: Sequence[tuple[Role, Any]]) -> list[Event]:
 
 
 @law
+@example(seed=1036, length=17, fetches=[1], rows=STEP_ROWS_MAX)  # a block and bars refused together
 @given(seeds, lengths, sizes, rows_max)
 def test_cutting_the_input_elsewhere_changes_no_byte(
     seed: int, length: int, fetches: list[int], rows: int

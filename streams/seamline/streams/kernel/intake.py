@@ -173,6 +173,8 @@ class Intake:
         if len(positions) > done:
             taken.parts.append(Rows(rows.cols[done:], rows.vals[done:]))
         self._order(taken)
+        # As they landed, wherever the step was cut: above they come kind by kind.
+        taken.quarantined.sort(key=lambda refused: refused.record.offset)
         return taken
 
     def _order(self, taken: Taken) -> None:
