@@ -24,7 +24,6 @@ from seamline.schemas.columns import CONTENT_FIELDS, BarColumns, ConformedColumn
 from seamline.schemas.errors import UsageError
 from seamline.schemas.fingerprint_diff import diff, diff_bars, rows_of_day
 from seamline.schemas.fingerprint_tree import (
-    DAY_NS,
     FingerprintTree,
     tree_of,
     tree_of_rows,
@@ -32,6 +31,7 @@ from seamline.schemas.fingerprint_tree import (
     tree_value,
     union,
 )
+from seamline.schemas.times import DAY_NS
 
 checked = settings(deadline=None, max_examples=100)
 Dataset = dict[str, ConformedColumns]

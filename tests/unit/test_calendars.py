@@ -19,9 +19,9 @@ from seamline.connectors import calendars
 from seamline.connectors.calendars import calendar
 from seamline.presets.calendars import CALENDARS
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.times import NS_PER_S
+from seamline.schemas.times import DAY_NS, NS_PER_S
 from seamline.sdk.conforming import conform
-from seamline.streams.kernel.calendar import ALWAYS, DAY_NS, Calendar, Sessions
+from seamline.streams.kernel.calendar import ALWAYS, Calendar, Sessions
 from seamline.streams.kernel.coverage import Interval, compute_missing_ranges, window_coverage
 
 MINUTE_NS, HOUR_NS = 60 * NS_PER_S, 3_600 * NS_PER_S

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from machine_world import PARENT, START_NS, SYMBOLS, Row, World, block_value, preset
 from seamline.schemas.columns import REST_SETTLED, WS_CLOSED
-from seamline.schemas.fingerprint_tree import DAY_NS, FingerprintTree, tree_of
+from seamline.schemas.fingerprint_tree import FingerprintTree, tree_of
+from seamline.schemas.times import DAY_NS
 
 MINUTES = 1_680  # a day and a part of the next
 

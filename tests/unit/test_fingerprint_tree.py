@@ -22,7 +22,6 @@ from seamline.schemas.fingerprint_compat import compat_fingerprint, compat_json
 from seamline.schemas.fingerprint_diff import diff, diff_bars, rows_of_day
 from seamline.schemas.fingerprint_tables import TableColumn, table_digest
 from seamline.schemas.fingerprint_tree import (
-    DAY_NS,
     FingerprintTree,
     tree_of,
     tree_of_rows,
@@ -30,6 +29,7 @@ from seamline.schemas.fingerprint_tree import (
     tree_value,
     union,
 )
+from seamline.schemas.times import DAY_NS
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "fingerprints.json").read_text())
 DTYPES = {"int64": "i8", "float64": "f8", "bool": "?"}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from seamline.schemas.errors import UsageError
+from seamline.schemas.times import INT64_MAX
 from seamline.streams.kernel.casts import TYPES, cast, type_named, without_negative_zero
-from seamline.streams.kernel.instants import INT64_MAX, instants, ns_of_text, time_of, whole
+from seamline.streams.kernel.instants import instants, ns_of_text, time_of, whole
 from seamline.streams.kernel.table import (
     DECIMAL,
     FLOAT64,

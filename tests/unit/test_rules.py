@@ -10,10 +10,13 @@ import pytest
 
 from seamline.schemas.codec import REASONS
 from seamline.streams.apps import trades
-from seamline.streams.kernel import intake, stage, validate
+from seamline.streams.kernel import intake, validate
 from seamline.streams.kernel.rules import (
     BLOCK,
     CONFORMANCE_PRESETS,
+    DUPLICATE_CONFLICT,
+    DUPLICATE_EQUAL,
+    GAP,
     INTAKE,
     PERMISSIVE,
     REPORT,
@@ -38,7 +41,7 @@ def agent_ids() -> set[str]:
         and isinstance(value, str)
         and not name.startswith(("HEADER_", "QUARANTINED"))
     }
-    ids |= {stage.DUPLICATE_EQUAL, stage.DUPLICATE_CONFLICT, stage.GAP}
+    ids |= {DUPLICATE_EQUAL, DUPLICATE_CONFLICT, GAP}
     return ids | {trades.NON_FINITE, trades.FUTURE_TIME, *trades.VALUE_RULES}
 
 

@@ -20,7 +20,8 @@ from seamline.presets.calendars import CALENDARS
 from seamline.presets.document import suggestion
 from seamline.schemas.columns import I8
 from seamline.schemas.errors import UsageError
-from seamline.streams.kernel.calendar import ALWAYS, DAY_NS, Calendar, Sessions
+from seamline.schemas.times import DAY_NS
+from seamline.streams.kernel.calendar import ALWAYS, Calendar, Sessions
 
 # Where the library states no first day of its own it extrapolates without end. Holidays of earlier
 # decades are recorded for few exchanges.

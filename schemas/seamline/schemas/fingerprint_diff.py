@@ -17,12 +17,12 @@ from seamline.schemas.columns import CONTENT_FIELDS, I8, Bool
 from seamline.schemas.errors import UsageError
 from seamline.schemas.fingerprint import Bars, strictly_increasing
 from seamline.schemas.fingerprint_tree import (
-    DAY_NS,
     DayLeaf,
     FingerprintTree,
     SymbolTree,
     day_text,
 )
+from seamline.schemas.times import DAY_NS
 
 
 @dataclass(frozen=True, slots=True)

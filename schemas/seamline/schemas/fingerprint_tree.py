@@ -34,9 +34,9 @@ from seamline.schemas.fingerprint import (
     begin_digest,
     strictly_increasing,
 )
+from seamline.schemas.times import DAY_NS, INT64_MAX
 from seamline.schemas.wire import symbol_bytes_of
 
-DAY_NS: Final = 86_400 * 1_000_000_000
 FORMAT: Final = "seamline.fingerprint.1"
 # Rows made canonical at a time: they stay in the processor's cache until they are hashed.
 TILE_ROWS: Final = 16_384
@@ -47,7 +47,6 @@ _DAY = struct.Struct("<q32sQ")
 _LENGTH = struct.Struct("<I")
 _TOTAL = struct.Struct("<32sQ")
 _EPOCH: Final = date(1970, 1, 1).toordinal()
-_INT64_MAX: Final = 2**63 - 1
 _NARROW_SYMBOLS: Final = 2**16
 
 
@@ -283,7 +282,7 @@ def _together(runs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]
 def _whole_days(times: I8, wanted: int) -> tuple[int, int]:
     """The end of the day in which the first `wanted` rows end: row and last nanosecond."""
     last = int(times[min(wanted, len(times)) - 1])
-    last_ns = min((last // DAY_NS + 1) * DAY_NS - 1, _INT64_MAX)
+    last_ns = min((last // DAY_NS + 1) * DAY_NS - 1, INT64_MAX)
     return int(np.searchsorted(times, last_ns, side="right")), last_ns
 
 
@@ -328,7 +327,7 @@ def _leaf_of_value(symbol: str, text: object, value: object) -> DayLeaf:
         found = bytes.fromhex(digest)
     except (ValueError, TypeError):
         raise ContractError("not a day", parameter=f"{symbol}.{text}", value=value) from None
-    whole = isinstance(rows, int) and not isinstance(rows, bool) and 0 < rows <= _INT64_MAX
+    whole = isinstance(rows, int) and not isinstance(rows, bool) and 0 < rows <= INT64_MAX
     if not whole or len(found) != DIGEST_BYTES or day_text(day) != text:
         raise ContractError("not a day", parameter=f"{symbol}.{text}", value=value)
     return DayLeaf(day, rows, found)

@@ -16,6 +16,7 @@ from seamline.schemas.errors import UsageError
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+DAY_NS = 86_400 * NS_PER_S
 INT64_MAX = 2**63 - 1
 
 TIMEFRAMES = (

@@ -16,10 +16,8 @@ import numpy as np
 
 from seamline.schemas.columns import I8
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.times import NS_PER_S, format_time
+from seamline.schemas.times import DAY_NS, format_time
 from seamline.streams.kernel.coverage import Coverage, Interval
-
-DAY_NS: Final = 86_400 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,13 +18,12 @@ from seamline.schemas.errors import ConformancePipelineError, UsageError
 from seamline.streams.kernel.conformance_options import ConformanceOptions
 from seamline.streams.kernel.conformance_progress import Progress, Stage
 from seamline.streams.kernel.conformance_report import (
-    GAP,
     ConformanceReport,
     SymbolCoverage,
     regressions,
     require_comparable,
 )
-from seamline.streams.kernel.rules import RULES
+from seamline.streams.kernel.rules import GAP, RULES
 from seamline.streams.kernel.schema_rollup import SchemaRollupStage
 from seamline.streams.kernel.table import Table
 from seamline.streams.kernel.temporal_rollup import TemporalRollupStage

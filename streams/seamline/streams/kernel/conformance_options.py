@@ -16,11 +16,10 @@ import numpy as np
 
 from seamline.schemas.columns import I8, SOURCES
 from seamline.schemas.errors import UsageError
-from seamline.schemas.times import parse_duration
+from seamline.schemas.times import INT64_MAX, parse_duration
 from seamline.streams.kernel.casts import type_named
 from seamline.streams.kernel.coverage import require_int
 from seamline.streams.kernel.instants import (
-    INT64_MAX,
     TEXT_UNITS,
     UNIT_NS,
     is_number,

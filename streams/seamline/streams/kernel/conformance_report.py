@@ -18,11 +18,10 @@ import numpy as np
 from seamline.schemas.columns import I4, I8, U1
 from seamline.schemas.errors import UsageError
 from seamline.streams.kernel.gap_causes import NO_TRADES, OUR_LOSS, UNKNOWN
-from seamline.streams.kernel.rules import BLOCK
+from seamline.streams.kernel.rules import BLOCK, GAP
 
 FORMAT: Final = 1
 SAMPLES_MAX: Final = 10
-GAP: Final = "gap"
 # Why bars are absent, as far as a frame can tell.
 CAUSES: Final = (UNKNOWN, NO_TRADES, OUR_LOSS)
 

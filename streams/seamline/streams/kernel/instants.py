@@ -20,14 +20,13 @@ import numpy as np
 
 from seamline.schemas.columns import F8, I8, Bool
 from seamline.schemas.errors import UsageError
-from seamline.schemas.times import NUMBER_TEXT
+from seamline.schemas.times import INT64_MAX, NUMBER_TEXT
 from seamline.streams.kernel.table import DECIMAL, FLOAT64, INT64, TEXT, TIME, Column
 
 UNIT_NS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 # A date of Arrow, in days.
 _COLUMN_UNIT_NS: Final = {**UNIT_NS, "D": 86_400 * 10**9}
 TEXT_UNITS: Final = ("iso8601", "datetime")
-INT64_MAX: Final = 2**63 - 1
 NUMBER: Final = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*", re.ASCII)
 # Seconds may have any fraction; the standard library reads six digits and drops the others.
 _FRACTION: Final = re.compile(r"(.*\d\d:?\d\d:?\d\d)[.,](\d+)(.*)", re.ASCII | re.DOTALL)

@@ -52,6 +52,7 @@ from seamline.streams.kernel.level import (
     Rows,
 )
 from seamline.streams.kernel.protocol import Batch, Header, Record, Role
+from seamline.streams.kernel.rules import OUT_OF_ORDER
 from seamline.streams.kernel.validate import (
     FUTURE_TIME,
     RULES,
@@ -76,7 +77,6 @@ TOO_MANY_SYMBOLS: Final = "too_many_symbols"
 
 # Beside the rules: rows of a symbol that went to quarantine.
 QUARANTINED: Final = "quarantined"
-OUT_OF_ORDER: Final = "out_of_order"
 
 # What a record is.
 REFUSED, FLAT, BLOCK, BEAT = range(4)

@@ -21,7 +21,7 @@ from seamline.schemas.columns import I8
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import POSITION_KEY, subject_of, topic_name
-from seamline.streams.kernel.intake import OUT_OF_ORDER, Intake, Taken, quarantine_batch
+from seamline.streams.kernel.intake import Intake, Taken, quarantine_batch
 from seamline.streams.kernel.level import (
     B_BLOCK,
     CELL,
@@ -43,6 +43,7 @@ from seamline.streams.kernel.level import (
     Rows,
 )
 from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, Batch, Record, Role, Step
+from seamline.streams.kernel.rules import OUT_OF_ORDER
 from seamline.streams.kernel.stage import Stage, fingerprint_header
 
 # Records that change nothing but the watermark are worth one commit in this time.

@@ -21,6 +21,12 @@ STRICT_BLOCKING: Final = "strict-blocking"
 PERMISSIVE: Final = "permissive"
 CONFORMANCE_PRESETS: Final = (STRICT_BLOCKING, PERMISSIVE)
 
+# Ids that more than one module writes.
+OUT_OF_ORDER: Final = "out_of_order"
+DUPLICATE_EQUAL: Final = "duplicate_equal"
+DUPLICATE_CONFLICT: Final = "duplicate_conflict"
+GAP: Final = "gap"
+
 SCHEMA: Final = "schema"
 TEMPORAL: Final = "temporal"
 INTAKE: Final = "intake"

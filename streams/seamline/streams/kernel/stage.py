@@ -67,6 +67,7 @@ from seamline.streams.kernel.level_columns import (
 )
 from seamline.streams.kernel.merge import DONE, NEED_BLOCK, NEED_SLOT, merge
 from seamline.streams.kernel.protocol import Batch, Header, Want
+from seamline.streams.kernel.rules import DUPLICATE_CONFLICT, DUPLICATE_EQUAL, GAP
 from seamline.streams.kernel.seal import (
     BlockWrite,
     GapEntry,
@@ -83,10 +84,6 @@ from seamline.streams.kernel.seal import (
 # Slots asked for at once: fewer, larger growths.
 SLOTS_STEP: Final = 64
 ROOM_ROWS: Final = 2_048
-# Findings of a report beside the value rules, named as the conformance pipeline names them.
-DUPLICATE_EQUAL: Final = "duplicate_equal"
-DUPLICATE_CONFLICT: Final = "duplicate_conflict"
-GAP: Final = "gap"
 # Derived bars that lack some of their inputs; the parent's ledger says which.
 PARTIAL_WINDOW: Final = "partial_window"
 LoadBlock = Callable[[Entry], bytes]
