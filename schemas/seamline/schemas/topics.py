@@ -31,6 +31,8 @@ HEADER_FINGERPRINT: Final = "seamline-fp"
 FINGERPRINT_HEADER_CHARS: Final = 16
 HEADER_VENUE: Final = "seamline-venue"
 HEADER_WATERMARK_NS: Final = "seamline-watermark-ns"
+# Spans in which the venue itself said that it cannot serve (`seamline.schemas.outages`).
+HEADER_OUTAGES: Final = "seamline-outages"
 # Of a quarantined record: why, and where its bytes were first.
 HEADER_REASON: Final = "seamline-reason"
 HEADER_DETAIL: Final = "seamline-detail"
