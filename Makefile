@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench mutants soak clean
+.PHONY: help install demo test lint format bench mutants reliability soak clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -42,8 +42,12 @@ bench: $(STAMP) ## the benchmarks of tests/bench, with their peers, on the embed
 mutants: $(STAMP) ## break the code in each named place and see that a test fails
 	PYTHONPATH=tests $(BIN)/python -m mutants --jobs 2 --write docs/mutants.md
 
+reliability: $(STAMP) ## break things for real by seed, compare, and write the table of docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python -m faults --write docs/reliability.md
+
 soak: $(STAMP) ## long fault series: the experiments of the suite with many more seeds
 	SEAMLINE_SOAK=1 $(BIN)/pytest tests/e2e --timeout 3600
+	PYTHONPATH=tests $(BIN)/python -m faults
 	SEAMLINE_SOAK=1 $(BIN)/pytest tests/simulation --timeout 43200 -s
 
 clean: ## remove what make and the tools made

@@ -6,7 +6,6 @@ which nothing happened; readers that start before, during and after a backfill o
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import sys
@@ -15,52 +14,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from e2e.series import SESSION_S, faults_of, run_series
 from e2e.workers import WorkerProcess, await_that
+from faults.bars import MINUTE_NS, START_NS, columns_of
+from faults.case import Ground
+from faults.series import SESSION_S
+from faults.worker_cases import series
 from preset_fixture import FreshPreset, MakePreset
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
-from seamline.connectors.kafka.reader import Message
 from seamline.connectors.world import World
 from seamline.schemas.codec import ConformedDecoder, encode_bars
 from seamline.schemas.codec_blocks import decode_block, encode_block
-from seamline.schemas.columns import CONFIRMED, BarColumns, Block, ConformedColumns
+from seamline.schemas.columns import Block, ConformedColumns
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.records import decode_record
-from seamline.schemas.times import NS_PER_S, format_time
+from seamline.schemas.times import format_time
 from seamline.schemas.topics import partition_of
 from seamline.sdk import stitch
 from seamline.sdk.demo.follower import Follower, Kept
 
-MINUTE_NS = 60 * NS_PER_S
-START_NS = 1_700_006_400 * NS_PER_S  # where a block of 240 minutes starts
 SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
-OWNS = "owns partitions"
-
-
-def columns_of(rows: list[tuple[int, float, int]]) -> BarColumns:
-    """(minute, price, source) as landing bars."""
-    price = np.array([row[1] for row in rows])
-    none = np.full(len(rows), -1, np.int64)
-    return BarColumns(
-        open_time_ns=np.array([START_NS + row[0] * MINUTE_NS for row in rows], np.int64),
-        open=price,
-        high=price + 1,
-        low=price - 0.5,
-        close=price + 0.25,
-        volume=np.ones(len(rows)),
-        quote_volume=np.full(len(rows), math.nan),
-        trades=none,
-        first_trade_id=none,
-        last_trade_id=none,
-        source=np.array([row[2] for row in rows], np.uint8),
-        closed=np.ones(len(rows), bool),
-        received_time_ns=np.full(len(rows), START_NS),
-    )
 
 
 def worker_command(fresh: FreshPreset, directory: Path) -> list[str]:
@@ -80,50 +56,15 @@ def make(fresh_preset: MakePreset, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return made
 
 
-class Bars:
-    """Bars of 37 symbols on each landing topic, each once and in order, so that each is one row of
-    the log. A record's id is (symbol, minute)."""
-
-    def __init__(self, ids: Any) -> None:
-        self._bar_id = ids["bar"]
-        self._decoder = ConformedDecoder()
-
-    def record(self, role: str, number: int) -> tuple[bytes, bytes]:
-        symbol, minute = self.id_of(role, number)
-        columns = columns_of([(minute, 100.0 + number % 91, 1 if role == "live" else 0)])
-        return symbol.encode(), encode_bars([symbol], columns, self._bar_id)[0]
-
-    def id_of(self, role: str, number: int) -> tuple[str, int]:
-        return f"{role[0].upper()}{number % 37}/USDT", number // 37
-
-    def id_in(self, message: Message) -> tuple[str, int] | None:
-        assert message.value is not None
-        decoded = self._decoder.decode([message.value])
-        assert decoded.ok.all()
-        if decoded.columns.flags[0] & CONFIRMED:
-            return None
-        minute = (int(decoded.columns.open_time_ns[0]) - START_NS) // MINUTE_NS
-        return self._decoder.symbols[int(decoded.sid[0])], minute
-
-
-@pytest.mark.parametrize("seed", range(20) if SOAK else range(3))
-def test_two_workers_lose_nothing_and_write_nothing_twice(
-    seed: int, world: World, make: Callable[..., FreshPreset], tmp_path: Path
+@pytest.mark.parametrize("seed", range(20) if SOAK else range(2))
+def test_several_workers_lose_nothing_and_write_nothing_twice(
+    seed: int, world: World, tmp_path: Path
 ) -> None:
-    fresh = make()
-    outcome = run_series(
-        seed,
-        world,
-        fresh.preset,
-        Bars(fresh.ids),
-        lambda directory: worker_command(fresh, directory),
-        tmp_path,
-        per_batch=30,
-        extra_faults=2 if SOAK else 0,
-        owned=OWNS,
+    outcome = series(
+        Ground(world, tmp_path), seed, workers=2 + seed % 2, extra_faults=2 if SOAK else 0
     )
-    assert len(outcome.expected) > 5_000, "too little was fed to mean anything"
-    assert (outcome.lost, outcome.twice, outcome.invented) == (set(), [], set()), faults_of(seed)
+    assert outcome.bars > 5_000, "too little was fed to mean anything"
+    assert outcome.ok, outcome.story()
 
 
 # --- one landing topic, kills at seeded points

@@ -18,12 +18,26 @@ TESTS = Path(__file__).parent.parent
 class WorkerProcess:
     """One worker of a series, restarted under the same directory. `command` makes its argv."""
 
-    def __init__(self, name: str, directory: Path, world: World, command: list[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        world: World,
+        command: list[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.directory = directory
         self.log = directory / "worker.log"
         self._command = command
-        self._environment = {**os.environ, **world.environment(), "PYTHONPATH": str(TESTS)}
+        # Of the paths that lead to this code, so that a child runs the same.
+        paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._environment = {
+            **os.environ,
+            **world.environment(),
+            "PYTHONPATH": os.pathsep.join(paths),
+            **(environment or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 

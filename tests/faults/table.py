@@ -1,0 +1,8 @@
+"""Every case there is. One value each; a new one is added to its module's CASES, or here."""
+
+from __future__ import annotations
+
+from faults import worker_cases
+from faults.case import Case
+
+CASES: tuple[Case, ...] = (*worker_cases.CASES,)
