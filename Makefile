@@ -29,8 +29,9 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes, each with a broker and a registry of its own; a file stays in one of them.
 test: lint ## linters, then every test that needs no container engine
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix .
