@@ -15,6 +15,7 @@ from pathlib import Path
 from seamline.connectors.world import World
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import POSITION_KEY, topic_name
+from seamline.streams.kernel.intake import POISONED, Quarantined, quarantine_batch
 from seamline.streams.kernel.protocol import (
     ROLES,
     STEP_ROWS_MAX,
@@ -33,6 +34,7 @@ MARKS: Mapping[Role, bytes] = {"live": b"L", "backfill": b"B"}
 
 class CopyMachine:
     def __init__(self, preset_id: str, position: Mapping[str, int]) -> None:
+        self._preset_id = preset_id
         self._conformed = topic_name(preset_id, "conformed")
         self._positions = topic_name(preset_id, "positions")
         self._position = dict(position)
@@ -74,8 +76,22 @@ class CopyMachine:
     def tick(self, clock_ns: int) -> Step | None:
         return None
 
+    def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
+        position = {**self._position, role: record.offset + 1}
+        refused = Quarantined(record, POISONED, detail)
+        return Step(
+            batches=(
+                quarantine_batch(self._preset_id, [refused]),
+                Batch(self._positions, [POSITION_KEY], [json.dumps(position).encode()]),
+            ),
+            next_index=1,
+            rows=0,
+            quarantined={POISONED: 1},
+            note=position,
+        )
+
     def committed(self, step: Step, offsets: Mapping[int, Sequence[int]]) -> None:
-        assert len(offsets[0]) == 1
+        assert all(len(found) == 1 for found in offsets.values())
         self._position = step.note
 
     def close(self) -> None:

@@ -103,6 +103,9 @@ class Wrapped:
         step = self._machine.tick(clock_ns)
         return None if step is None else self._changed(step)
 
+    def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
+        return self._changed(self._machine.refuse(role, record, detail, clock_ns))
+
     def _changed(self, step: Step) -> Step:
         batches = [
             batch

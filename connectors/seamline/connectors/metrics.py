@@ -121,6 +121,8 @@ class Metrics:
             self.rows.labels(preset_id, kind)
         for kind in TROUBLES:
             self.troubles.labels(preset_id, kind)
+        # Of all reasons the one that means a fault of this program.
+        self.quarantined.labels(preset_id, "poisoned")
         for counter in (self.seals, self.transactions, self.takes, self.commit_seconds):
             counter.labels(preset_id)
 

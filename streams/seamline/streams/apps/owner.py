@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -24,7 +24,7 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.schemas.errors import SeamlineError
 from seamline.streams.apps.blocking import BlockingThread
-from seamline.streams.apps.tenure import Done, Place, Tenure
+from seamline.streams.apps.tenure import Done, Place, Tenure, UndecidedError
 from seamline.streams.kernel.chunk import Chunk
 from seamline.streams.kernel.inbox import BYTES_MAX, CHUNKS_MAX, Budget, Inbox, Verdict
 from seamline.streams.kernel.owner_states import (
@@ -34,7 +34,8 @@ from seamline.streams.kernel.owner_states import (
     State,
     transition,
 )
-from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, MachineFactory, Role
+from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, MachineFactory, Record, Role
+from seamline.streams.kernel.suspects import ATTEMPTS_MAX, Suspects
 
 T = TypeVar("T")
 TP = tuple[str, int]
@@ -56,7 +57,8 @@ class OwnerSettings:
     `cadence_s` is the least time between the begins of two small transactions, `small_rows` what
     counts as small, `busy_s` how long one may take before its commit. `lost_s`: handed over by the
     lane and not arrived for so long is lost. `grace_s`: how long a close waits for the transaction
-    that is under way.
+    that is under way. `attempts_max`: failures of the machine on one record alone after which the
+    record goes to quarantine.
     """
 
     chunks_max: int = CHUNKS_MAX
@@ -71,6 +73,7 @@ class OwnerSettings:
     wait_fenced_s: float = 1.0
     wait_max_s: float = 10.0
     grace_s: float = 1.0
+    attempts_max: int = ATTEMPTS_MAX
 
 
 class Lane(Protocol):
@@ -134,6 +137,8 @@ class Owner:
         self._cause = ""
         self._rows_max = self._settings.rows_max
         self._breaks = 0
+        self._suspects = Suspects(self._settings.attempts_max)
+        self._attempts: int | None = None
         self._failed_at: Mapping[str, int] | None = None
         self._wait_s = 0.0
         self._began_s = 0.0
@@ -198,6 +203,9 @@ class Owner:
                 event = Event.CLOSE
             except FencedError as error:
                 event, cause = Event.FENCED, str(error)
+            except UndecidedError as error:
+                event, cause, trace = Event.FAILED, str(error), error.__cause__
+                self._attempts = self._suspects.failed(error.role, error.records, error.cause)
             except Exception as error:
                 event, cause = Event.FAILED, f"{type(error).__name__}: {error}"
                 # What Seamline raises on purpose says everything in its text.
@@ -280,12 +288,24 @@ class Owner:
             if work is None:
                 await self._idle()
                 continue
-            role, records = work
+            role, records = work[0], self._suspects.narrowed(*work)
             if len(records) < self._settings.small_rows and await self._too_soon():
                 continue
             self._began_s = time.monotonic()
-            done = await self._blocking(self._held.step, role, records, self._clock_ns())
-            self._settle(role, done.step.next_index, done)
+            done = await self._blocking(self._decide, role, records)
+            self._settle(role, records[: done.step.next_index], done)
+
+    def _decide(self, role: Role, records: Sequence[Record]) -> Done:
+        """One step, or the first of the records into quarantine. In the owner's thread."""
+        poisoned = self._suspects.poisoned(role, records)
+        if poisoned is None:
+            return self._held.step(role, records, self._clock_ns())
+        log.error(
+            "%s: offset %d of %s is passed over, in quarantine as poisoned after %d attempts: %s",
+            *(self.place, poisoned.offset, self.place.topics[role]),
+            *(poisoned.attempts, poisoned.cause),
+        )
+        return self._held.pass_over(role, records[0], poisoned.cause, self._clock_ns())
 
     async def _idle(self) -> None:
         self._signal.clear()
@@ -298,7 +318,7 @@ class Owner:
         self._ticked_s = time.monotonic()
         done = await self._blocking(self._held.tick, self._clock_ns())
         if done is not None:
-            self._settle(None, 0, done)
+            self._settle(None, (), done)
 
     async def _too_soon(self) -> bool:
         """Wait out the cadence so that more arrives for the same transaction."""
@@ -308,17 +328,19 @@ class Owner:
         await asyncio.sleep(left)
         return True
 
-    def _settle(self, role: Role | None, records: int, done: Done) -> None:
+    def _settle(self, role: Role | None, records: Sequence[Record], done: Done) -> None:
         self.position, self.frontier_ns = done.position, done.frontier_ns
+        if role is not None:
+            self._suspects.passed(role, records[-1].offset)
         # A break may have emptied the inbox meanwhile: the position says what was committed.
         if role is not None and not self._cause:
-            self.inbox.advance(role, records)
+            self.inbox.advance(role, len(records))
             if self.inbox.relieved(role):
                 self._lane.release(self._tps[role])
         if done.committed:
             self._adapt(done)
             self._failed_at = None
-        self._observer.stepped(self.place, role, records, done)
+        self._observer.stepped(self.place, role, len(records), done)
 
     def _adapt(self, done: Done) -> None:
         """Keep one transaction within `busy_s`, whatever a row costs today."""
@@ -345,11 +367,17 @@ class Owner:
         raise Closed
 
     def _lengthen_wait(self, event: Event) -> None:
-        """Failing again at the same position waits longer and offers fewer rows, so that a record
-        that cannot be processed is soon alone in its step and never spins."""
+        """Failing again at the same position waits longer and offers fewer rows: it never
+        spins, and a transaction that is too large gets smaller."""
         again = self._failed_at == self.position
+        attempts, self._attempts = self._attempts, None
         self._failed_at, self._breaks = self.position, 0
-        if again:
+        if attempts is not None:
+            # The machine's own failure: by the attempts of the one record, short while there are
+            # several, which the next step has fewer of.
+            longer = self._settings.wait_first_s * 2.0 ** max(0, attempts - 1)
+            self._wait_s = min(self._settings.wait_max_s, longer)
+        elif again:
             self._wait_s = min(self._settings.wait_max_s, self._wait_s * 2)
             self._rows_max = max(1, self._rows_max // 8)
         else:

@@ -20,11 +20,13 @@ from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import TransactionalProducer
-from seamline.schemas.errors import ContractError
+from seamline.schemas.errors import ContractError, TransportError
 from seamline.streams.kernel.protocol import ROLES, Machine, MachineFactory, Record, Role, Step
 
 INIT_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 15.0
+# Raised inside a machine, these say nothing of the records that it was given.
+NOT_OF_THE_RECORDS: Final = (TransportError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,17 @@ class Points:
     lost: Mapping[Role, tuple[int, int]]
 
 
+class UndecidedError(Exception):
+    """The machine failed by itself on these records; its cause is what it raised."""
+
+    def __init__(self, role: Role, records: Sequence[Record], cause: str) -> None:
+        super().__init__(f"{cause} ({role}, {len(records)} from offset {records[0].offset})")
+        self.role, self.records, self.cause = role, records, cause
+
+
 class Tenure:
-    """Raises FencedError when another owner took the partition, else TransportError and whatever
-    the machine raises."""
+    """Raises FencedError when another owner took the partition, else TransportError, UndecidedError
+    from a step, and whatever the machine raises elsewhere."""
 
     def __init__(
         self, place: Place, cluster: Cluster, admin: Admin, factory: MachineFactory
@@ -120,12 +130,23 @@ class Tenure:
 
     def step(self, role: Role, records: Sequence[Record], clock_ns: int) -> Done:
         started = time.perf_counter()
-        step = self._live_machine.step(role, records, 0, clock_ns)  # 1
+        try:
+            step = self._live_machine.step(role, records, 0, clock_ns)  # 1
+        except NOT_OF_THE_RECORDS:
+            raise
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise UndecidedError(role, records, cause) from error
         if not 0 < step.next_index <= len(records):
             raise ContractError(
                 "the machine did not move on", parameter="next_index", value=step.next_index
             )
         return self._transact(step, started)
+
+    def pass_over(self, role: Role, record: Record, detail: str, clock_ns: int) -> Done:
+        """The record into quarantine, with the position behind it."""
+        started = time.perf_counter()
+        return self._transact(self._live_machine.refuse(role, record, detail, clock_ns), started)
 
     def tick(self, clock_ns: int) -> Done | None:
         started = time.perf_counter()

@@ -24,6 +24,7 @@ from seamline.streams.kernel.intake import (
     CLOCK_SKEW_NS,
     KEY_MISMATCH,
     NULL_VALUE,
+    POISONED,
     REGISTRY_UNAVAILABLE,
     UNDECODABLE,
     UNKNOWN_SCHEMA,
@@ -144,6 +145,20 @@ class TradesMachine:
             counts={"inserted": trades, **rules},
             quarantined=dict(Counter(each.reason for each in refused)),
             failures={(subject, self._mode): failed} if failed else {},
+            note=dict(self._next),
+        )
+
+    def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
+        """Quarantine and position alone."""
+        self._next[role] = record.offset + 1
+        self._committed_ns = clock_ns
+        self._known_ns = max(clock_ns - clock_ns % NS_PER_US, self._known_ns + NS_PER_US)
+        refused = Quarantined(record, POISONED, detail)
+        return Step(
+            batches=(quarantine_batch(self._preset.id, [refused]), self._position_batch()),
+            next_index=1,
+            rows=0,
+            quarantined={POISONED: 1},
             note=dict(self._next),
         )
 

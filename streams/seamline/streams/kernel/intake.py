@@ -74,6 +74,7 @@ NULL_VALUE: Final = "null_value"
 INVALID_BLOCK: Final = "invalid_block"
 INVALID_TIMESTAMP: Final = "invalid_timestamp"
 TOO_MANY_SYMBOLS: Final = "too_many_symbols"
+POISONED: Final = "poisoned"
 
 # Beside the rules: rows of a symbol that went to quarantine.
 QUARANTINED: Final = "quarantined"

@@ -21,7 +21,14 @@ from seamline.schemas.columns import I8
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import POSITION_KEY, subject_of, topic_name
-from seamline.streams.kernel.intake import Intake, Taken, quarantine_batch
+from seamline.streams.kernel.intake import (
+    POISONED,
+    QUARANTINED,
+    Intake,
+    Quarantined,
+    Taken,
+    quarantine_batch,
+)
 from seamline.streams.kernel.level import (
     B_BLOCK,
     CELL,
@@ -142,6 +149,24 @@ class PartitionMachine:
         known_ns = self._known(clock_ns)
         self._merge(taken.rows(), known_ns)
         return self._step(taken, role, known_ns, clock_ns)
+
+    def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
+        """Quarantine and position alone: whatever cannot take the record is not asked again."""
+        self._next[role] = record.offset + 1
+        self._pending.findings.update({(-1, POISONED): 1, (-1, QUARANTINED): 1})
+        self._clock.known_ns = self._known(clock_ns)
+        self._clock.committed_ns = clock_ns
+        refused = Quarantined(record, POISONED, detail)
+        return Step(
+            batches=(
+                quarantine_batch(self._parent.preset.id, [refused]),
+                self._position_batch(self._clock.known_ns),
+            ),
+            next_index=1,
+            rows=0,
+            quarantined={POISONED: 1},
+            note=Note(dict(self._next), ()),
+        )
 
     def _known(self, clock_ns: int) -> int:
         """The owner's clock, but never the same microsecond twice."""

@@ -127,6 +127,13 @@ class Machine(Protocol):
         """Called about once a second while nothing arrives; `next_index` is ignored."""
         ...
 
+    def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
+        """Pass over a record that no step can take: into quarantine as `poisoned` with `detail`.
+
+        Looks at nothing of the record but its bytes and its place. `next_index` is 1.
+        """
+        ...
+
     def committed(self, step: Step, offsets: Mapping[int, Sequence[int]]) -> None:
         """The step's transaction is committed. `offsets`: index of a batch -> its offsets.
 

@@ -19,7 +19,7 @@ import numpy as np
 from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import I8, SOURCES, ConformedColumns
-from seamline.schemas.errors import ContractError
+from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import (
@@ -164,7 +164,9 @@ def _stage(
     try:
         _advance_index(index, storage, reader)
         stage = Stage(
-            *(preset, level, index, lambda entry: _load(reader, storage, entry), setting.ids),
+            *(preset, level, index),
+            lambda entry: _load(reader, storage, index, entry),
+            setting.ids,
             parent=before[0] if before else None,
             calendar=setting.calendar,
         )
@@ -177,16 +179,21 @@ def _stage(
     return stage
 
 
-def _load(reader: PartitionReader, topic: str, entry: Entry) -> bytes:
-    stored = reader.one(topic, entry.offset)
-    if stored.value is None:
-        raise ContractError(
-            "a block that the index names is a tombstone",
+def _load(reader: PartitionReader, topic: str, index: BlockIndex, entry: Entry) -> bytes:
+    """The newest version of a block. An index that names something else is emptied: it is only a
+    copy, and the next machine makes it anew from storage. No record is to blame for it."""
+    try:
+        value = reader.one(topic, entry.offset).value
+    except ContractError:
+        value = None
+    if value is None:
+        index.clear()
+        raise TransportError(
+            "the block index named what storage does not have; it was emptied and is made anew",
             parameter="storage",
             value=f"{entry.symbol}@{entry.start_ns}",
-            fix="Remove the worker's index directory; it is rebuilt from storage",
         )
-    return stored.value
+    return value
 
 
 def _entries(records: Iterable[Stored]) -> Iterable[Entry]:

@@ -330,6 +330,14 @@ _INTAKE_RULES: Final = (
         "have no blocks. Mend the producer and land the range again.",
     ),
     _rule(
+        *("poisoned", _ALL, INTAKE, "No step can take the record"),
+        "The worker failed on this record alone, again and again, each time with a machine rebuilt "
+        "from the log: a fault of the program that only this record shows. After the limit of "
+        "attempts it is passed over so that live goes on, and whatever it said is missing. It goes "
+        "to quarantine in both modes, bytes as they came; frames have no worker. The header "
+        "`seamline-detail` has the error; report it, and land the record again once it is mended.",
+    ),
+    _rule(
         *("too_many_symbols", _ALL, INTAKE, "More symbols than one decoder may know"),
         "One worker met more than 65,536 symbols in one partition; the limit keeps a broken "
         "producer from filling its memory. Bars of the symbol are missing until this is mended. "
