@@ -16,7 +16,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from seamline.connectors.venues.market import (
     Trade,
     empty_kline,
     fixed_text,
+    kline_of_trades,
     listing_of,
     listings_by_venue_symbol,
     mixed,
@@ -99,7 +100,7 @@ class FileMarket:
             return _kline(series, index)
         traded = [trade for trade in _trades(series, index) if trade.time_ms <= at_ms]
         if traded:
-            return _of_trades(open_ms, traded)
+            return kline_of_trades(open_ms, traded)
         # Before the first trade of its minute a kline shows the last price.
         price = series.rows[index - 1][4] if index else series.rows[0][1]
         return empty_kline(open_ms, price)
@@ -304,7 +305,7 @@ def _kline(series: _Series, index: int) -> Kline:
     kline = series.klines[index]
     if kline is None:
         row = series.rows[index]
-        made = _of_trades(row[0], _trades(series, index))
+        made = kline_of_trades(row[0], _trades(series, index))
         kline = Kline(
             *row,
             *(made.quote_volume, made.taker_volume, made.taker_quote_volume),
@@ -312,26 +313,3 @@ def _kline(series: _Series, index: int) -> Kline:
         )
         series.klines[index] = kline
     return kline
-
-
-def _of_trades(open_ms: int, trades: list[Trade]) -> Kline:
-    with localcontext(prec=60):
-        prices = [Decimal(trade.price) for trade in trades]
-        sizes = [Decimal(trade.size) for trade in trades]
-        money = [price * size for price, size in zip(prices, sizes, strict=True)]
-        bought = [index for index, trade in enumerate(trades) if not trade.buyer_is_maker]
-        eight = Decimal("0.00000001")
-        return Kline(
-            open_ms=open_ms,
-            open=trades[0].price,
-            high=trades[prices.index(max(prices))].price,
-            low=trades[prices.index(min(prices))].price,
-            close=trades[-1].price,
-            volume=f"{sum(sizes, Decimal(0)):f}",
-            quote_volume=f"{sum(money, Decimal(0)).quantize(eight):f}",
-            taker_volume=f"{sum((sizes[i] for i in bought), Decimal(0)):f}",
-            taker_quote_volume=f"{sum((money[i] for i in bought), Decimal(0)).quantize(eight):f}",
-            first_id=trades[0].id,
-            last_id=trades[-1].id,
-            trades=len(trades),
-        )

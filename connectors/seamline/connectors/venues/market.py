@@ -9,8 +9,9 @@ time inside its minute holds exactly the trades up to that time; trade ids are c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import Protocol
 
 from seamline.schemas.errors import UsageError
@@ -128,6 +129,30 @@ def empty_kline(open_ms: int, price: str) -> Kline:
     """A minute without a trade: the last price four times, no volume, ids -1, as the venue does."""
     zero = fixed_text(0, 8)
     return Kline(open_ms, price, price, price, price, zero, zero, zero, zero, -1, -1, 0)
+
+
+def kline_of_trades(open_ms: int, trades: Sequence[Trade]) -> Kline:
+    """The kline of one minute that has these trades, at least one, in order."""
+    with localcontext(prec=60):
+        prices = [Decimal(trade.price) for trade in trades]
+        sizes = [Decimal(trade.size) for trade in trades]
+        money = [price * size for price, size in zip(prices, sizes, strict=True)]
+        bought = [index for index, trade in enumerate(trades) if not trade.buyer_is_maker]
+        eight = Decimal("0.00000001")
+        return Kline(
+            open_ms=open_ms,
+            open=trades[0].price,
+            high=trades[prices.index(max(prices))].price,
+            low=trades[prices.index(min(prices))].price,
+            close=trades[-1].price,
+            volume=f"{sum(sizes, Decimal(0)):f}",
+            quote_volume=f"{sum(money, Decimal(0)).quantize(eight):f}",
+            taker_volume=f"{sum((sizes[i] for i in bought), Decimal(0)):f}",
+            taker_quote_volume=f"{sum((money[i] for i in bought), Decimal(0)).quantize(eight):f}",
+            first_id=trades[0].id,
+            last_id=trades[-1].id,
+            trades=len(trades),
+        )
 
 
 def mixed(value: int) -> int:
