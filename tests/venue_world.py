@@ -111,14 +111,15 @@ def simulator(
 
 
 def truth(venue: VenueSimulator, start_ns: int, end_ns: int) -> Truth:
-    """What the venue states of every minute: its decimal texts parsed once."""
+    """What the venue states of every minute in the end: its decimal texts parsed once."""
     found: Truth = {}
-    for venue_symbol, listing in venue.market.listings.items():
+    for listing in venue.market.listings.values():
         span = (start_ns // 1_000_000, end_ns // 1_000_000)
-        for k in venue.market.page(venue_symbol, *span, 1_000_000, False):
-            texts = (k.open, k.high, k.low, k.close, k.volume, k.quote_volume)
-            key = (listing.symbol, k.open_ms * 1_000_000)
-            found[key] = (*map(float, texts), float(k.trades))
+        for k in (settled.kline for settled in venue.settled(listing.symbol, *span)):
+            if k is not None:
+                texts = (k.open, k.high, k.low, k.close, k.volume, k.quote_volume)
+                key = (listing.symbol, k.open_ms * 1_000_000)
+                found[key] = (*map(float, texts), float(k.trades))
     return found
 
 

@@ -20,7 +20,7 @@ from seamline.connectors.venues.binance import (
     RestRules,
     VenueSymbol,
 )
-from seamline.connectors.venues.binance_parse import Frame, KlineFrame, Malformed, Reply
+from seamline.connectors.venues.binance_parse import Frame, KlineFrame, Malformed, Notice, Reply
 from seamline.connectors.venues.binance_stream import BinanceStream, StreamRules
 from seamline.connectors.venues.simulated_clock import ManualClock
 from seamline.connectors.venues.simulated_market import MarketSettings
@@ -369,11 +369,16 @@ def test_frames_come_parsed_and_in_order_until_the_cut() -> None:
             assert server.status()["streams"] == dict.fromkeys(names, 1)
             clock.advance_to(START_NS + 61 * MIN_NS)
             klines: list[KlineFrame] = []
+            notices: list[int] = []
             with pytest.raises(TransportError) as caught:
                 async for frame in stream.frames():
+                    if isinstance(frame, Notice):
+                        notices.append(frame.event_ms)
+                        continue
                     assert isinstance(frame, KlineFrame)
                     klines.append(frame)
             assert caught.value.fields["code"] == 1001
+            assert notices == [START_NS // 10**6 + 50 * 60_000]
             for name in ("BTCUSDT", "ETHUSDT"):
                 own = [kline for kline in klines if kline.venue_symbol == name]
                 assert [kline.open_ms for kline in own] == [

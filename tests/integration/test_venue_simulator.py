@@ -2,96 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
-from seamline.connectors.venues.simulated_clock import ManualClock, RunningClock
-from seamline.connectors.venues.simulated_market import MarketSettings
+from manual_venue import MIN_MS, START_MS, Venue, ended, eventually, receive, run, venue
+from seamline.connectors.venues.simulated_clock import RunningClock
 from seamline.connectors.venues.simulator import SimulatorConfig, VenueSimulator
-from seamline.connectors.venues.venue_faults import parse_faults
 from seamline.connectors.venues.weight_limit import WeightRules
 from seamline.schemas.errors import UsageError
 
-START_MS = 1_767_225_600_000
-MIN_MS = 60_000
 DATA = Path(__file__).parent.parent / "data"
 COINBASE = DATA / "crypto_1m/coinbase_btcusd_20161007_3d.csv"
-DEADLINE_S = 20.0
-
-
-class Venue:
-    """A simulator on a clock that the test moves, and its REST."""
-
-    def __init__(self, server: VenueSimulator, clock: ManualClock, rest: httpx.AsyncClient) -> None:
-        self.server, self.clock, self.rest = server, clock, rest
-
-    def to(self, minutes: float) -> None:
-        """Move the simulated clock to so many minutes after the start."""
-        self.clock.advance_to((START_MS + int(minutes * MIN_MS)) * 1_000_000)
-
-    async def get(self, path: str, **params: Any) -> Any:
-        return (await self.rest.get(f"/api/v3/{path}", params=params)).json()
-
-    async def status(self) -> Any:
-        return (await self.rest.get("/sim/status")).json()
-
-    def socket(self, path: str) -> connect:
-        return connect(self.server.ws_url + path, compression=None, close_timeout=0.2)
-
-
-@asynccontextmanager
-async def venue(
-    start_ms: int = START_MS, faults: str = "", **settings: Any
-) -> AsyncIterator[Venue]:
-    settings.setdefault("symbols", ("BTC/USDT", "ETH/USDT"))
-    settings.setdefault("market", MarketSettings(seed=7))
-    parsed = parse_faults(faults, start_ns=start_ms * 1_000_000)
-    config = SimulatorConfig(start_ns=start_ms * 1_000_000, faults=parsed, **settings)
-    clock = ManualClock(config.start_ns)
-    async with (
-        VenueSimulator(config, clock=clock) as server,
-        httpx.AsyncClient(base_url=server.rest_url) as rest,
-    ):
-        yield Venue(server, clock, rest)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            await test()
-
-    asyncio.run(bounded())
-
-
-async def receive(socket: ClientConnection, count: int) -> list[Any]:
-    return [json.loads(await socket.recv()) for _ in range(count)]
-
-
-async def ended(socket: ClientConnection) -> int | None:
-    """Read until the connection ends; the close code that came, None where it just broke."""
-    try:
-        while True:
-            await socket.recv()
-    except ConnectionClosed as error:
-        return error.rcvd.code if error.rcvd else None
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for a condition of this process that nothing signals; `run` bounds it."""
-    while not holds():
-        await asyncio.sleep(0)
 
 
 def shape(value: Any) -> Any:
@@ -526,11 +454,16 @@ def test_a_day_of_twenty_symbols_arrives_in_order() -> None:
         ):
             last: dict[str, Any] = {}
             times = []
+            notices: list[Any] = []
             closed = 0
             for hour in range(1, 25):
                 v.to(60 * hour + 0.01)
                 while closed < 20 * 60 * hour:
-                    data = json.loads(await socket.recv())["data"]
+                    frame = json.loads(await socket.recv())
+                    if "data" not in frame:
+                        notices.append(frame)
+                        continue
+                    data = frame["data"]
                     k = data["k"]
                     times.append(data["E"])
                     if k["x"]:
@@ -539,5 +472,7 @@ def test_a_day_of_twenty_symbols_arrives_in_order() -> None:
                         assert before is None or before["L"] + 1 == k["f"]
                         last[k["s"]] = k
             assert times == sorted(times)
+            day_ms = 24 * 60 * MIN_MS
+            assert notices == [{"e": "serverShutdown", "E": START_MS + day_ms - 10 * MIN_MS}]
 
     run(test)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from seamline.connectors.venues.venue_faults import Fate, FaultPlan, Frame, parse_faults
+from seamline.connectors.venues.fault_plan import Fate, FaultPlan, Frame
+from seamline.connectors.venues.venue_faults import parse_faults
 from seamline.connectors.venues.weight_limit import WeightLimit, WeightRules
 from seamline.schemas.errors import UsageError
 
@@ -84,10 +85,11 @@ def test_the_first_fault_that_hits_decides() -> None:
 def test_drops_at_times_are_given_once_each() -> None:
     of = plan("drop-socket:at=+10m|+2m; drop-socket:at=+4m")
     at = [START_MS + n * MIN for n in (2, 4, 10)]
-    assert of.drops(START_MS, at[2]) == [(at[0], 0), (at[1], 1), (at[2], 0)]
-    assert of.drops(at[0], at[1]) == [(at[1], 1)]
-    assert of.next_drop_ms(START_MS) == at[0]
-    assert of.next_drop_ms(at[2]) is None
+    drops = [(moment.at_ms, moment.fault) for moment in of.moments(START_MS, at[2])]
+    assert drops == [(at[0], 0), (at[1], 1), (at[2], 0)]
+    assert [moment.at_ms for moment in of.moments(at[0], at[1])] == [at[1]]
+    assert of.next_moment_ms(START_MS) == at[0]
+    assert of.next_moment_ms(at[2]) is None
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,11 @@ def agg_trade_event(venue_symbol: str, trade: Trade, event_ms: int) -> dict[str,
     }
 
 
+def shutdown_event(event_ms: int) -> dict[str, Any]:
+    """Sent about ten minutes before the venue ends a connection; never in an envelope."""
+    return {"e": "serverShutdown", "E": event_ms}
+
+
 def exchange_info(listings: Iterable[Listing], now_ms: int, weight_limit: int) -> dict[str, Any]:
     return {
         "timezone": "UTC",

@@ -1,8 +1,9 @@
 """The venue simulator: a local server that speaks Binance's public spot protocol in simulated time.
 
-Decides: settings, REST answers, start and stop. Invariants: REST and WebSocket show the same market
-at the same simulated time; the last kline of `/klines` is open when its minute is; only faults that
-were asked for happen, and `/sim/status` counts them. Must not know: who connects.
+Decides: settings, start and stop, what the counters say. Invariants: REST and WebSocket show the
+same market at the same simulated time; only faults that were asked for happen, and `/sim/status`
+counts each by its text. Must not know: who connects, what is answered (`simulator_rest`,
+`simulator_sockets`).
 
 Besides the venue's own paths there are `GET /sim/status` (counters) and `POST /sim/drop-sockets`.
 """
@@ -10,9 +11,7 @@ Besides the venue's own paths there are `GET /sim/status` (counters) and `POST /
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,32 +19,24 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from seamline.connectors.venues.binance_shapes import (
-    INTERVAL,
-    WEIGHTS,
-    error_body,
-    exchange_info,
-    kline_row,
-)
+from seamline.connectors.venues.fault_plan import FaultPlan
+from seamline.connectors.venues.faulty_market import FaultyMarket, Settled, settled_klines
 from seamline.connectors.venues.file_market import FileMarket
-from seamline.connectors.venues.market import MINUTE_MS, Market
+from seamline.connectors.venues.market import Market
 from seamline.connectors.venues.simulated_clock import RunningClock, SimulatedClock
 from seamline.connectors.venues.simulated_market import MarketSettings, SimulatedMarket
+from seamline.connectors.venues.simulator_rest import RestSide
 from seamline.connectors.venues.simulator_sockets import Feed, SocketRules
-from seamline.connectors.venues.venue_events import EventSchedule, dumped
-from seamline.connectors.venues.venue_faults import Fault, FaultPlan
-from seamline.connectors.venues.weight_limit import WeightLimit, WeightRules
+from seamline.connectors.venues.venue_events import EventSchedule
+from seamline.connectors.venues.venue_faults import Fault, checked_symbols
+from seamline.connectors.venues.weight_limit import WeightRules
 from seamline.schemas.errors import UsageError
 from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_time
 
-KLINES_MAX = 1_000
-KLINES_DEFAULT = 500
 DAY_NS = 86_400 * NS_PER_S
 # A kline is sent some milliseconds after its close: the clock goes on for so long after `until`.
 UNTIL_GRACE_NS = NS_PER_S
 REAL_UPDATE_MS = 250
-
-Reply = tuple[int, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +91,7 @@ class VenueSimulator:
     """One server. `async with VenueSimulator(config) as venue:` starts and stops it.
 
     `clock` and `market` replace what the configuration describes; tests pass a `ManualClock`.
+    `market` is what trades, without faults; what the venue says of it follows from `plan`.
     Raises UsageError for wrong settings, on construction, and for a port in use, on `start`.
     """
 
@@ -113,8 +105,8 @@ class VenueSimulator:
         self._config = config
         self.market = market or market_of(config)
         self._given_clock = clock
-        self._limit = WeightLimit(config.weights)
-        self._requests: Counter[str] = Counter()
+        self.plan = FaultPlan(config.market.seed, config.faults)
+        checked_symbols(config.faults, (one.symbol for one in self.market.listings.values()))
         self._runner: web.AppRunner | None = None
         self._pump: asyncio.Task[None] | None = None
         self._port = 0
@@ -132,20 +124,26 @@ class VenueSimulator:
     def clock(self) -> SimulatedClock:
         return self._clock
 
+    def settled(self, symbol: str, from_ms: int, to_ms: int) -> Iterator[Settled]:
+        """What this venue's history says in the end; see `settled_klines`."""
+        return settled_klines(self.market, self.plan, symbol, from_ms, to_ms)
+
     async def start(self) -> None:
         config = self._config
         until_ns = None if config.until_ns is None else config.until_ns + UNTIL_GRACE_NS
         self._clock = self._given_clock or RunningClock(config.start_ns, config.speed, until_ns)
+        stated = FaultyMarket(self.market, self.plan)
         schedule = EventSchedule(
-            self.market,
+            stated,
             update_ms=_update_ms(config),
             trade_batch_ms=int(REAL_UPDATE_MS * config.speed),
+            shown_ms=self.plan.shown_ms,
         )
         rules = SocketRules(
             config.session_ns // NS_PER_MS, config.ping_interval_s, config.pong_timeout_s
         )
-        plan = FaultPlan(config.market.seed, config.faults)
-        self._feed = Feed(schedule, self._clock, plan, rules)
+        self._feed = Feed(stated, schedule, self._clock, self.plan, rules)
+        self._rest = RestSide(stated, self._clock, self.plan, config.weights, self._feed.note)
         self._runner = web.AppRunner(
             self._application(), access_log=None, handle_signals=False, shutdown_timeout=2.0
         )
@@ -206,6 +204,7 @@ class VenueSimulator:
             "sockets": {
                 "open": self._feed.sessions,
                 "opened": tally.opened,
+                "refused": tally.refused,
                 "ended": dict(tally.ended),
             },
             "streams": dict(self._feed.streams()),
@@ -219,20 +218,14 @@ class VenueSimulator:
                 for index, fault in enumerate(config.faults)
             ],
             "recent_faults": list(tally.recent),
-            "requests": dict(self._requests),
-            "used_weight": self._limit.used,
+            "requests": dict(self._rest.requests),
+            "used_weight": self._rest.used_weight,
         }
 
     def _application(self) -> web.Application:
         app = web.Application()
-        rest = {
-            "ping": self._ping,
-            "time": self._time,
-            "exchangeInfo": self._exchange_info,
-            "klines": self._klines,
-        }
-        for name, handler in rest.items():
-            app.router.add_get(f"/api/v3/{name}", self._weighed(name, handler))
+        for name, handler in self._rest.handlers().items():
+            app.router.add_get(f"/api/v3/{name}", handler)
         app.router.add_get("/ws", self._socket)
         app.router.add_get("/ws/{streams:.+}", self._socket)
         app.router.add_get("/stream", self._combined_socket)
@@ -240,86 +233,11 @@ class VenueSimulator:
         app.router.add_post("/sim/drop-sockets", self._sim_drop)
         return app
 
-    def _weighed(
-        self, name: str, handler: Callable[[web.Request], Reply]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def answer(request: web.Request) -> web.Response:
-            weight = WEIGHTS[name]
-            admission = self._limit.admit(weight, time.monotonic())
-            headers = {
-                "X-MBX-USED-WEIGHT": str(admission.used),
-                "X-MBX-USED-WEIGHT-1M": str(admission.used),
-            }
-            if admission.status == 200:
-                status, body = handler(request)
-            else:
-                status, body = admission.status, error_body(-1003, _too_much(admission.status))
-                headers["Retry-After"] = str(admission.retry_after_s)
-            self._requests[f"{name} {status}"] += 1
-            return web.json_response(body, status=status, headers=headers, dumps=dumped)
-
-        return answer
-
-    def _now_ms(self) -> int:
-        return self._clock.now_ns() // NS_PER_MS
-
-    def _ping(self, request: web.Request) -> Reply:
-        return 200, {}
-
-    def _time(self, request: web.Request) -> Reply:
-        return 200, {"serverTime": self._now_ms()}
-
-    def _exchange_info(self, request: web.Request) -> Reply:
-        listings = list(self.market.listings.values())
-        asked = _asked_symbols(request.query)
-        if asked is not None:
-            if not asked <= self.market.listings.keys():
-                return 400, error_body(-1121, "Invalid symbol.")
-            listings = [listing for listing in listings if listing.venue_symbol in asked]
-        return 200, exchange_info(listings, self._now_ms(), self._config.weights.limit)
-
-    def _klines(self, request: web.Request) -> Reply:
-        query = request.query
-        for name in ("symbol", "interval"):
-            if not query.get(name):
-                text = f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed."
-                return 400, error_body(-1102, text)
-        if query["symbol"] not in self.market.listings:
-            return 400, error_body(-1121, "Invalid symbol.")
-        if query["interval"] != INTERVAL:
-            return 400, error_body(-1120, "Invalid interval.")
-        numbers: dict[str, int] = {}
-        for name in ("limit", "startTime", "endTime"):
-            text = query.get(name, "")
-            if name in query:
-                if not (text.isascii() and text.isdigit() and len(text) <= 18):
-                    legal = f"Illegal characters found in parameter '{name}'; legal range is"
-                    return 400, error_body(-1100, f"{legal} '^[0-9]{{1,20}}$'.")
-                numbers[name] = int(text)
-        limit = min(numbers.get("limit", KLINES_DEFAULT), KLINES_MAX)
-        if limit == 0:
-            return 400, error_body(-1130, "Data sent for parameter 'limit' is not valid.")
-        return 200, self._rows(query["symbol"], numbers.get("startTime"), numbers, limit)
-
-    def _rows(
-        self, venue_symbol: str, start_ms: int | None, numbers: Mapping[str, int], limit: int
-    ) -> list[list[Any]]:
-        """Both ends are inclusive and speak of open times. Without a start: the newest ones."""
-        now_ms = self._now_ms()
-        end_ms = min(numbers.get("endTime", now_ms), now_ms) + 1
-        klines = self.market.page(
-            venue_symbol, start_ms or 0, end_ms, limit, newest=start_ms is None
-        )
-        if klines and klines[-1].open_ms + MINUTE_MS > now_ms:
-            still_open = self.market.as_of(venue_symbol, klines[-1].open_ms, now_ms)
-            klines[-1:] = [] if still_open is None else [still_open]
-        return [kline_row(kline) for kline in klines]
-
-    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info.get("streams", "")
         return await self._feed.serve(request, [name for name in path.split("/") if name], False)
 
-    async def _combined_socket(self, request: web.Request) -> web.WebSocketResponse:
+    async def _combined_socket(self, request: web.Request) -> web.StreamResponse:
         names = request.query.get("streams", "").split("/")
         return await self._feed.serve(request, [name for name in names if name], True)
 
@@ -328,17 +246,3 @@ class VenueSimulator:
 
     async def _sim_drop(self, request: web.Request) -> web.Response:
         return web.json_response({"dropped": self._feed.drop_all("control")})
-
-
-def _asked_symbols(query: Mapping[str, str]) -> set[str] | None:
-    if "symbol" in query:
-        return {query["symbol"]}
-    if "symbols" in query:
-        return {part.strip('" ') for part in query["symbols"].strip("[]").split(",")}
-    return None
-
-
-def _too_much(status: int) -> str:
-    if status == 418:
-        return "Way too much request weight used; IP banned. Please use WebSocket Streams."
-    return "Too much request weight used. Please use WebSocket Streams for live updates."

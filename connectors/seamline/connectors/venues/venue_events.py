@@ -1,15 +1,15 @@
 """When a simulated venue says what: the frames of one stream in a span of simulated time.
 
 Decides: stream names, the moment of each frame, its JSON. Invariants: a function of (market,
-stream, span): asking for two halves of a span gives what asking for the whole gives; spans are
-`(after_ms, upto_ms]`; a closed kline comes once, some milliseconds after its close. Must not know:
-sockets, clocks, faults.
+shown clock, stream, span): asking for two halves of a span gives what asking for the whole gives;
+spans are `(after_ms, upto_ms]`; a closed kline comes once, some milliseconds after its close. Must
+not know: sockets, clocks, faults.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,10 @@ KLINE, TRADE, AGG_TRADE = f"kline_{INTERVAL}", "trade", "aggTrade"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One frame. `data` is the JSON of the payload; `open_ms` is None for a trade."""
+    """One frame. `data` is the JSON of the payload; `open_ms` is None for a trade.
+
+    `event_ms` is when it is sent; what the frame says of it is what the venue's clock shows then.
+    """
 
     event_ms: int
     stream: str
@@ -48,11 +51,18 @@ def dumped(value: Any) -> str:
 
 class EventSchedule:
     """The events of a market. `update_ms` is the time between two frames of an open kline (0:
-    none), `trade_batch_ms` how far ahead a stream of trades is asked for.
+    none), `trade_batch_ms` how far ahead a stream of trades is asked for, `shown_ms` what the
+    venue's clock shows at a time.
     """
 
-    def __init__(self, market: Market, update_ms: int, trade_batch_ms: int) -> None:
-        self._market = market
+    def __init__(
+        self,
+        market: Market,
+        update_ms: int,
+        trade_batch_ms: int,
+        shown_ms: Callable[[int], int] = lambda at_ms: at_ms,
+    ) -> None:
+        self._market, self._shown_ms = market, shown_ms
         self._update_ms = update_ms if 0 < update_ms < MINUTE_MS else 0
         self._trade_batch_ms = max(trade_batch_ms, 1)
 
@@ -76,13 +86,12 @@ class EventSchedule:
             return sorted(found, key=lambda event: event.event_ms)
         symbol = self._market.listings[venue_symbol].symbol
         shape = trade_event if kind == TRADE else agg_trade_event
-        return [
-            Event(
-                *(trade.time_ms + 1, stream, symbol),
-                *(dumped(shape(venue_symbol, trade, trade.time_ms + 1)), None, False),
-            )
-            for trade in self._market.trades(venue_symbol, after_ms, upto_ms)
-        ]
+        found = []
+        for trade in self._market.trades(venue_symbol, after_ms, upto_ms):
+            sent_ms = trade.time_ms + 1
+            data = dumped(shape(venue_symbol, trade, self._shown_ms(sent_ms)))
+            found.append(Event(sent_ms, stream, symbol, data, None, closed=False))
+        return found
 
     def next_ms(self, stream: str, after_ms: int) -> int:
         """No frame of the stream comes after `after_ms` and before this time."""
@@ -110,7 +119,8 @@ class EventSchedule:
             close_ms = kline.open_ms + MINUTE_MS
             event_ms = close_ms + close_delay_ms(lower, close_ms)
             if after_ms < event_ms <= upto_ms:
-                data = dumped(kline_event(venue_symbol, kline, event_ms, closed=True))
+                shown_ms = self._shown_ms(event_ms)
+                data = dumped(kline_event(venue_symbol, kline, shown_ms, closed=True))
                 yield Event(event_ms, stream, symbol, data, kline.open_ms, closed=True)
 
     def _open(self, stream: str, venue_symbol: str, after_ms: int, upto_ms: int) -> Iterator[Event]:
@@ -124,7 +134,8 @@ class EventSchedule:
                     continue
                 kline = self._market.as_of(venue_symbol, minute_ms, event_ms)
                 if kline is not None:
-                    data = dumped(kline_event(venue_symbol, kline, event_ms, closed=False))
+                    shown_ms = self._shown_ms(event_ms)
+                    data = dumped(kline_event(venue_symbol, kline, shown_ms, closed=False))
                     yield Event(event_ms, stream, symbol, data, minute_ms, closed=False)
 
 

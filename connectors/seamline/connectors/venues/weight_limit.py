@@ -42,14 +42,25 @@ class WeightLimit:
     def used(self) -> int:
         return self._used
 
+    def ban(self, now_s: float, seconds: float) -> None:
+        """Refuse everything with 418 for so long."""
+        self._banned_until_s = max(self._banned_until_s, now_s + seconds)
+
+    def banned(self, now_s: float) -> Admission | None:
+        """The refusal of a request during a ban; None when there is none."""
+        if now_s >= self._banned_until_s:
+            return None
+        return Admission(418, self._used, _whole(self._banned_until_s - now_s))
+
     def admit(self, weight: int, now_s: float) -> Admission:
         """Count one request of `weight` at `now_s` (seconds, any epoch)."""
         rules = self._rules
         window = int(now_s // rules.window_s)
         if window != self._window:
             self._window, self._used, self._strikes = window, 0, 0
-        if now_s < self._banned_until_s:
-            return Admission(418, self._used, _whole(self._banned_until_s - now_s))
+        refused = self.banned(now_s)
+        if refused is not None:
+            return refused
         self._used += weight
         if self._used <= rules.limit:
             return Admission(200, self._used)

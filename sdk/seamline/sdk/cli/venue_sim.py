@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from seamline.connectors.venues.simulator import SimulatorConfig
 
 DEFAULT_SYMBOLS = "BTC/USDT,ETH/USDT,SOL/USDT"
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(help="SYMBOL=FILE (or FILE for one symbol): .csv or .parquet instead of a seed"),
+]
+FaultsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="KIND:key=value,key=value, such as lose-frames:p=0.01 or outage:from=+5m,to=+9m; "
+        "several by ';' or by repeating it; kinds and keys are above"
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,18 +52,8 @@ def venue_sim(
         str, typer.Option(help="simulated time at the start: now, -1d, 2026-01-31T00:00:00Z")
     ] = "",
     until: Annotated[str, typer.Option(help="simulated time at which the clock stops")] = "",
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="SYMBOL=FILE (or FILE for one symbol): .csv or .parquet instead of a seed"
-        ),
-    ] = None,
-    faults: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="lose-frames:p=0.01, drop-socket:every=500, lose-frames:at=+10m; repeatable"
-        ),
-    ] = None,
+    data: DataOption = None,
+    faults: FaultsOption = None,
     empty_share: Annotated[
         float, typer.Option(help="share of seeded minutes without a trade (0 to 0.9)")
     ] = 0.0,
@@ -69,6 +70,17 @@ def venue_sim(
     Prints its URLs when it is ready and runs until SIGTERM or Ctrl-C. Counters are at /sim/status.
     Without --start, a seeded market starts now at speed 1 and a day ago at any other speed; a file
     starts at its first bar. The simulated clock never passes the real time.
+
+    Faults of frames: lose-frames, duplicate-frames, reorder-frames, delay-frames (by=2s),
+    malformed-frames, oversized-frames, wrong-symbol (as=unlisted, listed or inner), drop-socket.
+
+    Faults of the venue: shutdown (at=, notice=10m), outage (from=, to=, only=rest or ws), halt
+    (from=, to=), lose-history, correct-klines (after=5m), slow-rest (by=3s), limit-rest
+    (status=429 or 418, retry_after=2s), clock (by=-90s).
+
+    Which ones: p=0.05 by chance, every=40 by count, at=+10m|+11m by minute, from=+5m,to=+9m as a
+    span, symbol=BTC/USDT, only=closed or open. Times and durations are simulated; by= of slow-rest
+    and retry_after= are real. The same seed and text cause the same faults.
     """
     from seamline.connectors.venues.simulated_market import MarketSettings
     from seamline.connectors.venues.simulator import SimulatorConfig
