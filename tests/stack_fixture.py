@@ -4,7 +4,8 @@ Decides: where the stack comes from (`SEAMLINE_TEST_STACK`): `embedded` (default
 temporary directory, `external` takes the environment's, `containers` starts images and skips where
 no engine is. Invariants: one stack per session, started by the first test that asks, ended with the
 session; no test names a topic that another test uses. Tests that use it carry the mark
-`integration`.
+`integration`. A second stack, of three brokers, is embedded whatever the variable says (its brokers
+are killed), and starts only when a test asks for it: it takes 1.0 GB and some seconds of two cores.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +37,26 @@ def world() -> Iterator[World]:
         yield found
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterOfThree:
+    """Three brokers and a registry of their own; `directory` names them to `embedded.single`."""
+
+    world: World
+    directory: Path
+
+
+@pytest.fixture(scope="session")
+def cluster_of_three() -> Iterator[ClusterOfThree]:
+    """Whoever ends one of its brokers starts it again: `stack.up(directory)`."""
+    from seamline.connectors.embedded.stack import running
+
+    with running(brokers=3) as ready:
+        yield ClusterOfThree(World(Cluster(ready.bootstrap), ready.registry_url), ready.directory)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "world" in getattr(item, "fixturenames", ()):
+        if {"world", "cluster_of_three"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
 
 

@@ -130,9 +130,9 @@ def test_other_ports_stale_pids_and_both_servers_killed(home: Path) -> None:
     state = read_state(home)
     assert state is not None
     # Both pids now belong to somebody else, who must not be taken for them, nor ended.
-    write_state(home, replace(state, kafka=current(), registry=current()))
+    write_state(home, replace(state.with_broker(1, current()), registry=current()))
     assert status(home, env={}).state == "stopped"
-    with socket.create_server(("127.0.0.1", state.kafka_port)):
+    with socket.create_server(("127.0.0.1", state.places[0].port)):
         # The old port is taken: another is found, and the data comes along.
         second = up(home, env={})
         assert second.bootstrap != first.bootstrap

@@ -16,8 +16,13 @@ from pathlib import Path
 import pytest
 
 from seamline.connectors.embedded import settings
-from seamline.connectors.embedded.launch import clean_environment, cluster_id_of, find_java
-from seamline.connectors.embedded.ports import is_free, pick, require_free
+from seamline.connectors.embedded.launch import (
+    clean_environment,
+    cluster_id_of,
+    find_java,
+    made_for,
+)
+from seamline.connectors.embedded.ports import BrokerPlace, is_free, pick, require_free
 from seamline.connectors.embedded.processes import (
     Running,
     current,
@@ -29,15 +34,19 @@ from seamline.connectors.embedded.processes import (
     strays,
 )
 from seamline.connectors.embedded.readiness import PortTakenError, Started, failure, sizes_of
+from seamline.connectors.embedded.single import kill_broker, start_broker
 from seamline.connectors.embedded.stack import down, endpoints, status, up
 from seamline.connectors.embedded.state import (
     STATE_NAME,
+    BrokerState,
     StackState,
     read_state,
     stack_directory,
     write_state,
 )
 from seamline.schemas.errors import TransportError, UsageError
+
+PLACES = (BrokerPlace(1, 9092, 9093), BrokerPlace(2, 9192, 9193), BrokerPlace(3, 9292, 9293))
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -141,7 +150,8 @@ def test_this_process_is_still_there_and_an_earlier_one_of_its_pid_is_not() -> N
 
 
 def test_state_is_read_back_and_only_by_its_owner(tmp_path: Path) -> None:
-    state = StackState(9092, 9093, 8080, Running(7, 1.5), None, Running(9, 2.5), {"kafka": "4.3.1"})
+    broker = BrokerState(BrokerPlace(1, 9092, 9093), Running(7, 1.5))
+    state = StackState((broker,), 8080, None, Running(9, 2.5), {"kafka": "4.3.1"})
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
     assert (tmp_path / STATE_NAME).stat().st_mode & 0o777 == 0o600
@@ -160,7 +170,8 @@ def test_a_state_that_cannot_be_understood_counts_as_absent(tmp_path: Path, text
 
 def test_a_stale_state_is_seen_through(tmp_path: Path) -> None:
     """Its pids belong to others now: this process, and none at all."""
-    write_state(tmp_path, StackState(1, 2, 3, current(), Running(2**22 + 1, 1.0)))
+    broker = BrokerState(BrokerPlace(1, 1, 2), current())
+    write_state(tmp_path, StackState((broker,), 3, Running(2**22 + 1, 1.0)))
     found = status(tmp_path, env={})
     assert (found.state, found.kafka_pid, found.bootstrap) == ("stopped", None, None)
     with pytest.raises(TransportError, match=r"broker and registry not running.*seamline up"):
@@ -242,7 +253,7 @@ def test_the_servers_take_no_settings_from_our_environment() -> None:
 
 
 def test_the_settings_that_the_design_names() -> None:
-    text = settings.broker_properties(Path("/data"), 9092, 9093)
+    text = settings.broker_properties(Path("/data"), 1, PLACES[:1])
     told = dict(line.split("=", 1) for line in text.splitlines())
     assert told["process.roles"] == "broker,controller"
     assert told["controller.quorum.bootstrap.servers"] == "127.0.0.1:9093"
@@ -258,6 +269,73 @@ def test_the_settings_that_the_design_names() -> None:
     assert "-Dapicurio.datasource.url=jdbc:h2:file:/here/registry" in command
     assert {"-Dapicurio.storage.kind=sql", "-Dapicurio.storage.sql.kind=h2"} < set(command)
     assert {"-Dquarkus.http.host=127.0.0.1", "-Dquarkus.http.port=8080"} < set(command)
+
+
+def test_three_brokers_replicate_and_know_each_other() -> None:
+    text = settings.broker_properties(Path("/data"), 2, PLACES)
+    told = dict(line.split("=", 1) for line in text.splitlines())
+    assert told["node.id"] == "2"
+    voters = "1@127.0.0.1:9093,2@127.0.0.1:9193,3@127.0.0.1:9293"
+    assert told["controller.quorum.voters"] == voters
+    assert "controller.quorum.bootstrap.servers" not in told
+    assert told["listeners"] == "BROKER://127.0.0.1:9192,CONTROLLER://127.0.0.1:9193"
+    assert {v for k, v in told.items() if k.endswith("replication.factor")} == {"3"}
+    assert {v for k, v in told.items() if k.endswith((".min.isr", "insync.replicas"))} == {"2"}
+    assert told["broker.session.timeout.ms"] == "3000"
+    assert settings.heap_mb(3) < settings.heap_mb(1)
+
+
+def test_a_state_of_three_brokers_is_read_back(tmp_path: Path) -> None:
+    brokers = tuple(BrokerState(place, Running(place.number, 1.5)) for place in PLACES)
+    state = StackState(brokers, 8080).with_broker(2, None)
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state
+    assert state.bootstrap == "127.0.0.1:9092,127.0.0.1:9192,127.0.0.1:9292"
+    assert [p.pid for p in state.processes] == [1, 3]
+
+
+def test_the_state_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
+    (tmp_path / STATE_NAME).write_text(
+        '{"format": 1, "bootstrap": "127.0.0.1:9092", "registry_url": "http://127.0.0.1:8080/x", '
+        '"kafka_port": 9092, "controller_port": 9093, "registry_port": 8080, '
+        '"kafka": {"pid": 7, "started": 1.5}, "registry": null, "owner": null, '
+        '"versions": {"kafka": "4.3.1"}}'
+    )
+    broker = BrokerState(PLACES[0], Running(7, 1.5))
+    assert read_state(tmp_path) == StackState((broker,), 8080, versions={"kafka": "4.3.1"})
+
+
+def test_a_directory_is_of_one_number_of_brokers(tmp_path: Path) -> None:
+    assert made_for(tmp_path) is None
+    for number in (1, 2, 3):
+        (tmp_path / f"kafka-{number}").mkdir()
+    assert made_for(tmp_path) is None
+    (tmp_path / "kafka-2" / "data").mkdir()
+    assert made_for(tmp_path) == 3
+    with pytest.raises(UsageError, match=r"brokers = 1: .* is of 3 brokers.*Use --brokers 3"):
+        up(tmp_path, brokers=1, env={})
+    (tmp_path / "one" / "kafka" / "data").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"brokers = 3: .* is of one broker.*another directory"):
+        up(tmp_path / "one", brokers=3, env={})
+
+
+@pytest.mark.parametrize("brokers", [-1, 0, 2, 4, 7])
+def test_a_number_of_brokers_without_use_is_refused(tmp_path: Path, brokers: int) -> None:
+    with pytest.raises(UsageError, match=r"brokers = .*One of 1, 3, 5"):
+        up(tmp_path / "stack", brokers=brokers, env={})
+    assert not (tmp_path / "stack").exists()
+
+
+def test_a_broker_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no stack was made here"):
+        start_broker(tmp_path, 1, env={})
+    write_state(tmp_path, StackState(tuple(BrokerState(place) for place in PLACES), 8080))
+    with pytest.raises(UsageError, match=r"number = 4: the stack has no such broker"):
+        kill_broker(tmp_path, 4, env={})
+    with pytest.raises(UsageError, match=r"number = 1: this broker does not run"):
+        kill_broker(tmp_path, 1, env={})
+    with pytest.raises(UsageError, match=r"1 of 3 would run: no majority.*seamline up"):
+        start_broker(tmp_path, 1, env={})
 
 
 def test_settings_become_the_images_variables() -> None:

@@ -12,6 +12,7 @@ from seamline.connectors.kafka.topics import (
     SHARED_SETTINGS,
     TopicDifference,
     compare,
+    replication_on,
     roles_of,
     shared_topics,
     wanted_topics,
@@ -58,7 +59,7 @@ def test_cleanup_retention_and_timestamps(role: str) -> None:
 
 def test_a_presets_topics_share_the_count_and_conformed_has_its_own_retention() -> None:
     preset = replace(MINUTE, partitions=5, conformed_retention_ns=3_600_000_000_000)
-    topics = wanted_topics(preset, brokers=1)
+    topics = wanted_topics(preset, replication=1)
     assert {t.name.rpartition(".")[2] for t in topics} == set(ROLES)
     assert {t.partitions for t in topics} == {5}
     conformed = next(t for t in topics if t.name.endswith(".conformed"))
@@ -72,18 +73,28 @@ def test_a_derived_preset_has_no_landing_topics() -> None:
 
 
 def test_the_shared_topics_have_one_partition() -> None:
-    topics = {t.name: t for t in shared_topics(brokers=1)}
+    topics = {t.name: t for t in shared_topics(replication=1)}
     assert set(topics) == set(SHARED_SETTINGS)
     assert {t.partitions for t in topics.values()} == {1}
     assert topics["seamline.audit"].config["retention.ms"] == "-1"
 
 
-@pytest.mark.parametrize(("brokers", "replication"), [(0, 1), (1, 1), (2, 2), (3, 3), (9, 3)])
-def test_replication_follows_the_brokers(brokers: int, replication: int) -> None:
-    topics = wanted_topics(MINUTE, brokers)
+@pytest.mark.parametrize(
+    ("brokers", "stated", "replication"),
+    [(0, 1, 1), (1, 1, 1), (2, 1, 2), (3, 1, 3), (9, 1, 3), (2, 3, 3), (6, 5, 5), (3, 2, 3)],
+)
+def test_replication_is_what_the_cluster_states_and_never_less_than_three_of_three(
+    brokers: int, stated: int, replication: int
+) -> None:
+    assert replication_on(brokers, stated) == replication
+
+
+@pytest.mark.parametrize("replication", [1, 2, 3, 5])
+def test_of_three_replicas_two_must_be_in_sync(replication: int) -> None:
+    topics = wanted_topics(MINUTE, replication)
     assert {t.replication for t in topics} == {replication}
     in_sync = {t.config.get("min.insync.replicas") for t in topics}
-    assert in_sync == ({"2"} if replication == 3 else {None})
+    assert in_sync == ({"2"} if replication >= 3 else {None})
 
 
 def test_what_differs_and_what_may_be_done_about_it() -> None:

@@ -7,6 +7,7 @@ and logs are bounded. Must not know: whether a server becomes ready, and what to
 
     <dir>/stack.json  stack.lock
     <dir>/kafka/     server.properties  log4j2.properties  data/  kafka.log  console.log
+                     (of several brokers: kafka-1/, kafka-2/, … each so)
     <dir>/registry/  registry.mv.db  registry.log  console.log
 """
 
@@ -17,12 +18,14 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from seamline.connectors.embedded import settings
 from seamline.connectors.embedded.download import Installed
+from seamline.connectors.embedded.ports import BrokerPlace
 from seamline.connectors.embedded.processes import extra_missing, mark, spawn
 from seamline.connectors.embedded.readiness import Started, sizes_of
 from seamline.schemas.errors import TransportError, UsageError
@@ -30,6 +33,8 @@ from seamline.schemas.errors import TransportError, UsageError
 JAVA_VARIABLE = "SEAMLINE_JAVA"
 FORMAT_TIMEOUT_S = 60
 FORMAT_HEAP_MB = 256
+FORMATS_AT_ONCE = 2
+META_NAME = "meta.properties"
 PASSED_ON = ("PATH", "HOME", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 
@@ -41,7 +46,7 @@ class Launch:
     installed: Installed
     java: Path
     env: Mapping[str, str]
-    heap_mb: int
+    heap_mb: int | None = None
 
 
 def find_java(env: Mapping[str, str]) -> Path:
@@ -74,11 +79,27 @@ def start_registry(launch: Launch, port: int) -> Started:
     return _start(launch, "registry", command, port, folder / "registry.log")
 
 
-def start_broker(launch: Launch, port: int, controller_port: int) -> Started:
-    """Start the broker on data that `format_data` has made."""
-    folder = _folder(launch, "kafka")
+def broker_folder(directory: Path, number: int, brokers: int) -> Path:
+    """The folder of broker `number` in a stack of so many."""
+    return directory / ("kafka" if brokers == 1 else f"kafka-{number}")
+
+
+def made_for(directory: Path) -> int | None:
+    """How many brokers the data in `directory` is of; None where there is none yet.
+
+    All folders are made before the first is formatted, so a part of them is never taken for all.
+    """
+    if (directory / "kafka" / "data").exists():
+        return 1
+    several = [folder for folder in directory.glob("kafka-*") if folder.is_dir()]
+    return len(several) if any((folder / "data").exists() for folder in several) else None
+
+
+def start_broker(launch: Launch, number: int, places: Sequence[BrokerPlace]) -> Started:
+    """Start one broker on data that `format_data` has made."""
+    folder = broker_folder(launch.directory, number, len(places))
     properties = folder / "server.properties"
-    text = settings.broker_properties(folder / "data", port, controller_port)
+    text = settings.broker_properties(folder / "data", number, places)
     properties.write_text(text, "utf-8")
     (folder / "log4j2.properties").write_text(settings.broker_logging(folder), "utf-8")
     command = settings.kafka_command(
@@ -86,38 +107,62 @@ def start_broker(launch: Launch, port: int, controller_port: int) -> Started:
         launch.installed.classpath,
         folder=folder,
         mark=mark(launch.directory),
-        heap_mb=launch.heap_mb,
+        heap_mb=launch.heap_mb or settings.heap_mb(len(places)),
         main=("kafka.Kafka", str(properties)),
     )
-    return _start(launch, "kafka", command, port, folder / "kafka.log")
+    port = next(place.port for place in places if place.number == number)
+    return _start(launch, folder.name, command, port, folder / "kafka.log")
 
 
-def format_data(launch: Launch, controller_port: int) -> str:
-    """Format the broker's data folder unless it is there; returns the id of its cluster."""
-    folder = _folder(launch, "kafka")
-    data, fresh = folder / "data", folder / "data.new"
-    if not data.exists():
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        _format(launch, folder, fresh, controller_port)
-        fresh.rename(data)
-    return cluster_id_of(data)
+def format_data(launch: Launch, places: Sequence[BrokerPlace]) -> str:
+    """Format every data folder that is not there; returns the id of the cluster.
+
+    A broker whose data was taken away gets an empty folder of the same cluster: the others fill it.
+    """
+    names = [broker_folder(launch.directory, p.number, len(places)).name for p in places]
+    folders = [_folder(launch, name) for name in names]
+    there = [folder / "data" for folder in folders if (folder / "data").exists()]
+    identity = cluster_id_of(there[0]) if there else _new_identity()
+
+    def make(place: BrokerPlace, folder: Path) -> None:
+        data, fresh = folder / "data", folder / "data.new"
+        if not data.exists():
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            _format(launch, fresh, place, places, identity)
+            fresh.rename(data)
+
+    with ThreadPoolExecutor(FORMATS_AT_ONCE) as pool:
+        for done in [pool.submit(make, *each) for each in zip(places, folders, strict=True)]:
+            done.result()
+    for folder in folders:
+        if cluster_id_of(folder / "data") != identity:
+            raise _damaged(folder / "data" / META_NAME)
+    return identity
+
+
+def _new_identity() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
 
 
 def cluster_id_of(data: Path) -> str:
     """The id in a formatted data folder. Raises TransportError when the folder is damaged."""
-    note = data / "meta.properties"
+    note = data / META_NAME
     try:
         lines = note.read_text("utf-8").splitlines()
         return next(v for k, _, v in (line.partition("=") for line in lines) if k == "cluster.id")
     except (OSError, StopIteration) as error:
-        raise TransportError(
-            "the broker's data is damaged",
-            parameter="dir",
-            value=str(note),
-            fix="Move the directory away and start again, or name another with --dir",
-            retriable=False,
-        ) from error
+        raise _damaged(note) from error
+
+
+def _damaged(note: Path) -> TransportError:
+    return TransportError(
+        "the broker's data is damaged",
+        parameter="dir",
+        value=str(note),
+        fix="Move the directory away and start again, or name another with --dir",
+        retriable=False,
+    )
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -125,13 +170,17 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {"LANG": "C.UTF-8", **{k: env[k] for k in PASSED_ON if k in env}}
 
 
-def _format(launch: Launch, folder: Path, fresh: Path, controller_port: int) -> None:
+def _format(
+    launch: Launch,
+    fresh: Path,
+    place: BrokerPlace,
+    places: Sequence[BrokerPlace],
+    identity: str,
+) -> None:
+    folder = fresh.parent
     properties = folder / "format.properties"
-    # The client port does not matter here, but it must differ from the controller's.
-    other = controller_port - 1 if controller_port > 1 else 2
-    properties.write_text(settings.broker_properties(fresh, other, controller_port), "utf-8")
+    properties.write_text(settings.broker_properties(fresh, place.number, places), "utf-8")
     (folder / "log4j2.properties").write_text(settings.broker_logging(folder), "utf-8")
-    identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
     command = settings.kafka_command(
         launch.java,
         launch.installed.classpath,
@@ -139,8 +188,9 @@ def _format(launch: Launch, folder: Path, fresh: Path, controller_port: int) -> 
         mark=mark(launch.directory),
         heap_mb=FORMAT_HEAP_MB,
         main=(
-            *("kafka.tools.StorageTool", "format", "--standalone"),
-            *("-t", identity, "-c", str(properties)),
+            *("kafka.tools.StorageTool", "format", "-t", identity, "-c", str(properties)),
+            # The members of a static quorum are in the properties.
+            *(("--standalone",) if len(places) == 1 else ()),
         ),
     )
     try:

@@ -11,12 +11,26 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from seamline.schemas.errors import TransportError, UsageError
 
 HOST = "127.0.0.1"
 LOWEST, HIGHEST = 20_000, 32_000
 TRIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerPlace:
+    """Where one broker of a stack listens; brokers are numbered from 1."""
+
+    number: int
+    port: int
+    controller_port: int
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
 
 
 def is_free(port: int) -> bool:

@@ -15,6 +15,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from seamline.connectors.embedded.ports import HOST
 from seamline.connectors.embedded.processes import Running, is_alive
 from seamline.connectors.embedded.settings import REGISTRY_API
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.kafka.probe import ask_cluster
+from seamline.connectors.kafka.probe import ClusterFacts, ask_cluster
 from seamline.schemas.errors import TransportError
 
 POLL_S = 0.05
@@ -75,30 +76,38 @@ class Started:
     logs: tuple[tuple[Path, int], ...]
 
 
-def await_broker(server: Started, cluster_id: str, deadline: float) -> None:
-    """Return when the broker answers. `deadline` is on the monotonic clock.
+def await_brokers(
+    servers: Sequence[Started], cluster_id: str, deadline: float, members: frozenset[int]
+) -> None:
+    """Return when each answers and knows `members` as live. `deadline` is on the monotonic clock.
 
-    Raises TransportError when it ends or stays silent, PortTakenError for another cluster.
+    Raises TransportError as soon as one ends or when one stays silent, PortTakenError for another
+    cluster.
     """
-    cluster = Cluster(f"{HOST}:{server.port}")
-    while True:
-        _require_alive(server, deadline)
-        if _accepts(server.port):
-            found = _cluster_id(cluster)
-            if found == cluster_id:
-                return
-            if found is not None:
-                raise PortTakenError(
-                    "another Kafka cluster answers on this port",
-                    parameter="kafka_port",
-                    value=server.port,
-                    fix="Give another port",
-                )
-        time.sleep(POLL_S)
+    waiting = list(servers)
+    while waiting:
+        # All of them each time: the first may wait for a majority that the last was part of.
+        for server in servers:
+            _require_alive(server, deadline)
+        waiting = [server for server in waiting if not _serves(server, cluster_id, members)]
+        if waiting:
+            time.sleep(POLL_S)
+
+
+def _serves(server: Started, cluster_id: str, members: frozenset[int]) -> bool:
+    facts = _facts(Cluster(f"{HOST}:{server.port}")) if _accepts(server.port) else None
+    if facts is not None and facts.cluster_id != cluster_id:
+        raise PortTakenError(
+            "another Kafka cluster answers on this port",
+            parameter="kafka_port",
+            value=server.port,
+            fix="Give another port",
+        )
+    return facts is not None and members <= set(facts.brokers)
 
 
 def await_registry(server: Started, deadline: float) -> None:
-    """Return when the registry lists its subjects; raises as `await_broker` does."""
+    """Return when the registry lists its subjects; raises as `await_brokers` does."""
     while True:
         _require_alive(server, deadline)
         if registry_answers(server.port):
@@ -143,7 +152,7 @@ def failure(server: Started, head: str) -> TransportError:
     if any(phrase in text for phrase in PORT_TAKEN):
         return PortTakenError(
             "something else listens on this port",
-            parameter=f"{server.name}_port",
+            parameter=f"{server.name.partition('-')[0]}_port",
             value=server.port,
             fix="Give another port, or none: a free one is found",
         )
@@ -168,9 +177,9 @@ def _require_alive(server: Started, deadline: float) -> None:
         raise failure(server, "it runs but does not answer in time")
 
 
-def _cluster_id(cluster: Cluster) -> str | None:
+def _facts(cluster: Cluster) -> ClusterFacts | None:
     with contextlib.suppress(TransportError):
-        return ask_cluster(cluster, ASK_S).cluster_id
+        return ask_cluster(cluster, ASK_S)
     return None
 
 

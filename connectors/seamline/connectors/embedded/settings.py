@@ -1,8 +1,14 @@
 """What the broker and the registry are told: every setting, in one place.
 
-Decides: the settings of the one-node stack, embedded or in containers (a test holds the compose
-file to `BROKER`). Invariants: pure functions of their arguments; logs are bounded.
-Must not know: processes, ports in use, downloads.
+Decides: the settings of a stack of one broker, embedded or in containers (a test holds the compose
+file to `BROKER`), and what differs where several brokers replicate each other on one machine.
+Invariants: pure functions of their arguments; logs are bounded. Must not know: processes, which
+ports are in use, downloads.
+
+Several brokers are each a controller too, as a static quorum: its members and their ports come from
+this configuration at every start, so a stack that stopped can move to other ports as a whole. (The
+voters of a dynamic quorum, which `format --initial-controllers` makes, keep their ports in the log:
+with all of them changed at once no leader could be found.)
 """
 
 from __future__ import annotations
@@ -10,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+
+from seamline.connectors.embedded.ports import HOST, BrokerPlace
 
 # Settings that have nothing to do with where the broker runs.
 BROKER: Mapping[str, str] = MappingProxyType(
@@ -38,7 +46,27 @@ BROKER: Mapping[str, str] = MappingProxyType(
         "transaction.max.timeout.ms": "30000",
     }
 )
+# What differs with three brokers or five: all is held by three, a write is acknowledged by two.
+REPLICATED: Mapping[str, str] = MappingProxyType(
+    {
+        "default.replication.factor": "3",
+        "min.insync.replicas": "2",
+        "offsets.topic.replication.factor": "3",
+        "transaction.state.log.replication.factor": "3",
+        "transaction.state.log.min.isr": "2",
+        "share.coordinator.state.topic.replication.factor": "3",
+        "share.coordinator.state.topic.min.isr": "2",
+        # A killed broker leads until its session ends: 9 s by default, for which all waits.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+        # The default of 128 MiB is taken at the start, by each of them.
+        "log.cleaner.dedupe.buffer.size": str(16 << 20),
+    }
+)
+BROKER_COUNTS = (1, 3, 5)
 KAFKA_HEAP_MB = 768
+# Of each, where there are several.
+REPLICATED_HEAP_MB = 384
 REGISTRY_HEAP_MB = 384
 REGISTRY_API = "/apis/ccompat/v7"
 
@@ -53,16 +81,29 @@ JVM_FLAGS = (
 )
 
 
-def broker_properties(data: Path, port: int, controller_port: int) -> str:
-    """The text of `server.properties`; listens on the loopback interface only."""
+def heap_mb(brokers: int) -> int:
+    """MiB of heap of each broker; a process takes about 200 MiB more than it uses of that."""
+    return KAFKA_HEAP_MB if brokers == 1 else REPLICATED_HEAP_MB
+
+
+def broker_properties(data: Path, number: int, places: Sequence[BrokerPlace]) -> str:
+    """`server.properties` of broker `number` of `places`; the loopback interface only."""
+    place = next(p for p in places if p.number == number)
+    controller = f"{HOST}:{place.controller_port}"
     here = {
-        "listeners": f"BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"BROKER://127.0.0.1:{port}",
+        "node.id": str(number),
+        "listeners": f"BROKER://{place.address},CONTROLLER://{controller}",
+        "advertised.listeners": f"BROKER://{place.address}",
         "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
         "log.dirs": str(data),
     }
-    return "".join(f"{key}={value}\n" for key, value in sorted({**BROKER, **here}.items()))
+    if len(places) == 1:
+        quorum = {"controller.quorum.bootstrap.servers": controller}
+    else:
+        voters = ",".join(f"{p.number}@{HOST}:{p.controller_port}" for p in places)
+        quorum = {**REPLICATED, "controller.quorum.voters": voters}
+    told = {**BROKER, **here, **quorum}
+    return "".join(f"{key}={value}\n" for key, value in sorted(told.items()))
 
 
 def container_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -101,6 +101,30 @@ class Admin:
         """Ids of the live brokers."""
         return tuple(sorted(self._metadata().brokers))
 
+    def replicas(self) -> tuple[tuple[int, ...], frozenset[TP]]:
+        """The live brokers, and the partitions of any topic that lack a leader or an in-sync
+        replica."""
+        metadata = self._metadata()
+        lagging = {
+            (topic, number)
+            for topic, found in metadata.topics.items()
+            for number, p in found.partitions.items()
+            if p.leader < 0 or len(p.isrs) < len(p.replicas)
+        }
+        return tuple(sorted(metadata.brokers)), frozenset(lagging)
+
+    def broker_setting(self, name: str) -> str | None:
+        """A setting of a live broker; None where there is none, or it may not be asked for."""
+        resource = ConfigResource(ResourceType.BROKER, str(self.brokers()[0]))
+        answers = self._client.describe_configs([resource], request_timeout=self._timeout_s)
+        try:
+            entries = self._result(answers[resource], f"broker setting {name}")
+        except SeamlineError as error:
+            if error.fields.get("code") == "CLUSTER_AUTHORIZATION_FAILED":
+                return None
+            raise
+        return entries[name].value if name in entries else None
+
     def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """Partition counts; a topic that does not exist is left out."""
         return {topic: len(found) for topic, found in self._leaders(topics).items()}

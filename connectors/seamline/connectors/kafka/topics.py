@@ -1,8 +1,10 @@
 """Which topics a preset has and how they are set; what differs is shown, never changed silently.
 
 Decides: the topic table of the design as data, what counts as a difference, and what `apply` may
-do: make what is missing, and change settings only when told to. Invariants: partition counts never
-change; nothing is made while something that exists is wrong. Must not know: what the records mean.
+do: make what is missing, and change settings only when told to; and how often a topic is held: as
+the cluster states, never less than three times where there are three brokers. Invariants: partition
+counts never change; nothing is made while something that exists is wrong. Must not know: what the
+records mean.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from seamline.schemas.topics import (
     topic_name,
 )
 
-REPLICATION_MAX: Final = 3
+REPLICATION: Final = 3
+IN_SYNC: Final = 2
+DEFAULT_REPLICATION: Final = "default.replication.factor"
 DAY_MS: Final = 86_400_000
 
 _COMPACTED: Final[Mapping[str, str]] = {
@@ -100,10 +104,12 @@ class TopicDifference:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What `apply` did: names of the topics made, and the settings changed."""
+    """What `apply` did: names of the topics made, the settings changed, and what it left: topics
+    that are held by fewer brokers than they should be."""
 
     created: tuple[str, ...]
     altered: tuple[TopicDifference, ...]
+    left: tuple[TopicDifference, ...] = ()
 
 
 def roles_of(preset: Preset) -> tuple[str, ...]:
@@ -111,23 +117,32 @@ def roles_of(preset: Preset) -> tuple[str, ...]:
     return tuple(r for r in ROLES if preset.derive_from is None or r not in LANDING_ROLES)
 
 
-def wanted_topics(preset: Preset, brokers: int) -> tuple[TopicSettings, ...]:
-    """The topics of a preset as they should be on a cluster of so many brokers."""
+def replication_on(brokers: int, stated: int) -> int:
+    """Replicas of each topic on so many live brokers whose own default is `stated`.
+
+    Kafka's default where nobody states one is 1, with which the loss of a broker is a loss of data;
+    and a broker that is down just now must not make new topics poorer than the cluster's default.
+    """
+    return max(1, stated, min(REPLICATION, brokers))
+
+
+def wanted_topics(preset: Preset, replication: int) -> tuple[TopicSettings, ...]:
+    """The topics of a preset as they should be, each with so many replicas."""
     retention_ms = preset.conformed_retention_ns // NS_PER_MS
     return tuple(
         _wanted(
             topic_name(preset.id, role),
             preset.partitions,
             _deleted(retention_ms) if role == "conformed" else ROLE_SETTINGS[role],
-            brokers,
+            replication,
         )
         for role in roles_of(preset)
     )
 
 
-def shared_topics(brokers: int) -> tuple[TopicSettings, ...]:
+def shared_topics(replication: int) -> tuple[TopicSettings, ...]:
     """The topics of the whole plane as they should be."""
-    return tuple(_wanted(name, 1, config, brokers) for name, config in SHARED_SETTINGS.items())
+    return tuple(_wanted(name, 1, config, replication) for name, config in SHARED_SETTINGS.items())
 
 
 def plan(cluster: Cluster, preset: Preset) -> list[TopicDifference]:
@@ -157,7 +172,7 @@ def apply(cluster: Cluster, preset: Preset, *, alter: bool = False) -> Applied:
     created = admin.create(topic for topic in wanted if topic.name in missing)
     if len(created) < len(missing):  # another made some meanwhile, perhaps not as we would
         _refuse([d for d in _differences(admin, wanted) if d.refused], preset)
-    return Applied(created, altered)
+    return Applied(created, altered, tuple(d for d in differences if d.field == "replication"))
 
 
 def assert_partitions(cluster: Cluster, preset: Preset, roles: Iterable[str] | None = None) -> None:
@@ -197,16 +212,18 @@ _FIX_PARTITIONS: Final = (
 )
 
 
-def _wanted(name: str, partitions: int, config: Mapping[str, str], brokers: int) -> TopicSettings:
-    replication = max(1, min(REPLICATION_MAX, brokers))
+def _wanted(
+    name: str, partitions: int, config: Mapping[str, str], replication: int
+) -> TopicSettings:
     # One of three may be down without a write being refused or held by one broker alone.
-    safety = {"min.insync.replicas": "2"} if replication == REPLICATION_MAX else {}
+    safety = {"min.insync.replicas": str(IN_SYNC)} if replication >= REPLICATION else {}
     return TopicSettings(name, partitions, replication, {**config, **safety})
 
 
 def _all_wanted(admin: Admin, preset: Preset) -> tuple[TopicSettings, ...]:
-    brokers = len(admin.brokers())
-    return (*wanted_topics(preset, brokers), *shared_topics(brokers))
+    stated = admin.broker_setting(DEFAULT_REPLICATION)
+    replication = replication_on(len(admin.brokers()), int(stated) if stated is not None else 1)
+    return (*wanted_topics(preset, replication), *shared_topics(replication))
 
 
 def _differences(admin: Admin, wanted: Iterable[TopicSettings]) -> list[TopicDifference]:

@@ -20,12 +20,17 @@ from seamline.schemas.errors import TransportError, UsageError
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, notices
 
 if TYPE_CHECKING:
-    from seamline.connectors.embedded.stack import Notify
+    from seamline.connectors.embedded.stack import BrokerStatus
+    from seamline.connectors.embedded.starting import Notify
     from seamline.connectors.world import World
 
 DirOption = Annotated[
     Path | None,
     typer.Option("--dir", help="directory of the stack (default: SEAMLINE_DIR, or your own state)"),
+]
+BrokersOption = Annotated[
+    int | None,
+    typer.Option(help="1, 3 or 5, chosen at the first start (default 1): of 3 one may be lost"),
 ]
 PortOption = Annotated[int | None, typer.Option(help="default: the last one, or a free one")]
 
@@ -39,27 +44,35 @@ def register(app: typer.Typer) -> None:
 @answers
 def up(
     directory: DirOption = None,
+    brokers: BrokersOption = None,
     kafka_port: PortOption = None,
     registry_port: PortOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Start the broker and the registry of this machine, or leave them if they run."""
+    """Start the brokers and the registry of this machine; those that run are left alone."""
     from seamline.connectors.embedded import stack
 
     _require_object(output)
-    if (world := _external(directory, kafka_port, registry_port)) is not None:
+    if (world := _external(directory, brokers, kafka_port, registry_port)) is not None:
         _check(world)
         emit_object(_shown(world, {"state": "running"}), output, title="Existing cluster")
         return
     began = time.monotonic()
     with _spinner() as say:
-        ready = stack.up(directory, kafka_port=kafka_port, registry_port=registry_port, notify=say)
+        ready = stack.up(
+            directory,
+            brokers=brokers,
+            kafka_port=kafka_port,
+            registry_port=registry_port,
+            notify=say,
+        )
     answer = {
         "state": "running",
         "mode": "embedded",
         "bootstrap": ready.bootstrap,
         "registry_url": ready.registry_url,
         "kafka_pid": ready.kafka_pid,
+        **_several({n: f"pid {pid}" for n, pid in ready.kafka_pids.items()}),
         "registry_pid": ready.registry_pid,
         "dir": str(ready.directory),
         "versions": dict(ready.versions),
@@ -73,7 +86,7 @@ def up(
 
 @answers
 def down(directory: DirOption = None, output: FormatOption = Format.TABLE) -> None:
-    """End the broker and the registry of this machine; their data stays."""
+    """End the brokers and the registry of this machine; their data stays."""
     from seamline.connectors.embedded import stack
     from seamline.connectors.embedded.state import stack_directory
 
@@ -89,7 +102,7 @@ def down(directory: DirOption = None, output: FormatOption = Format.TABLE) -> No
 
 @answers
 def status(directory: DirOption = None, output: FormatOption = Format.TABLE) -> None:
-    """What runs and answers; exit status 1 unless both do."""
+    """What runs and answers; exit status 1 unless all do."""
     from seamline.connectors.embedded import stack
 
     _require_object(output)
@@ -110,6 +123,7 @@ def status(directory: DirOption = None, output: FormatOption = Format.TABLE) -> 
         "bootstrap": found.bootstrap,
         "registry_url": found.registry_url,
         "kafka_pid": found.kafka_pid,
+        **_several({broker.number: _told(broker) for broker in found.brokers}),
         "registry_pid": found.registry_pid,
         "dir": str(found.directory),
         "versions": dict(found.versions),
@@ -121,7 +135,17 @@ def status(directory: DirOption = None, output: FormatOption = Format.TABLE) -> 
         raise typer.Exit(1)
 
 
-def _external(directory: Path | None, *ports: int | None) -> World | None:
+def _several(brokers: Mapping[int, object]) -> dict[str, object]:
+    """A field for each broker where there are several."""
+    return {f"broker {n}": told for n, told in brokers.items()} if len(brokers) > 1 else {}
+
+
+def _told(broker: BrokerStatus) -> str:
+    pid = "" if broker.pid is None else f", pid {broker.pid}"
+    return f"{broker.state} at {broker.address}{pid}"
+
+
+def _external(directory: Path | None, *options: int | None) -> World | None:
     """The cluster of the environment, or None. UsageError when both it and a stack are named."""
     from seamline.connectors.kafka.cluster import BOOTSTRAP_VARIABLE
     from seamline.connectors.world import REGISTRY_VARIABLE, World
@@ -129,7 +153,7 @@ def _external(directory: Path | None, *ports: int | None) -> World | None:
     named = [v for v in (BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE) if os.environ.get(v)]
     if not named:
         return None
-    if directory is not None or any(port is not None for port in ports):
+    if directory is not None or any(option is not None for option in options):
         raise UsageError(
             "names a cluster that exists, while an option names the embedded stack",
             parameter=named[0],

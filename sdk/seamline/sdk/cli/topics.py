@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seamline.schemas.preset import Preset
 
 PLAN_COLUMNS = ("topic", "field", "have", "want", "apply")
+LEFT = "is held by fewer brokers than it should be; move it with kafka-reassign-partitions"
 APPLY_COLUMNS = ("topic", "done", "field", "have", "want")
 
 PresetsArgument = Annotated[list[str], typer.Argument(help="ids of presets", metavar="PRESET...")]
@@ -70,6 +71,9 @@ def apply(
         applied = topics.apply(cluster, preset, alter=alter)
         rows += [{"topic": name, "done": "made"} for name in applied.created]
         rows += [_row(d) | {"done": "changed"} for d in applied.altered]
+        for left in applied.left:
+            told = f"{left.topic}: replication {left.have}, wanted {left.want}"
+            notices.print(f"{told}: it {LEFT}", markup=False, soft_wrap=True)
     emit_rows(rows, APPLY_COLUMNS, output, title="Topics")
     if not rows:
         notices.print("all topics are as they should be")
@@ -99,4 +103,4 @@ def _what_apply_does(difference: TopicDifference) -> str:
         return "makes it"
     if difference.alterable:
         return "refuses; changes it with --alter"
-    return "refuses" if difference.refused else "leaves it"
+    return "refuses" if difference.refused else f"leaves it: {LEFT}"
