@@ -1,16 +1,14 @@
 """`seamline worker` under faults, with bars, on the real broker.
 
-The experiment of two workers with both landing topics; kills at seeded points against a run in
-which nothing happened; readers that start before, during and after a backfill of the same range.
+Series of faults over several workers with both landing topics; kills at seeded points against a
+run in which nothing happened; readers that start before, during and after a backfill of one range.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pytest
 from e2e.workers import WorkerProcess, await_that
 from faults.bars import MINUTE_NS, START_NS, columns_of
 from faults.case import Ground
+from faults.kills import kills
 from faults.series import SESSION_S
 from faults.worker_cases import series
 from preset_fixture import FreshPreset, MakePreset
@@ -26,8 +25,8 @@ from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
 from seamline.connectors.world import World
-from seamline.schemas.codec import ConformedDecoder, encode_bars
-from seamline.schemas.codec_blocks import decode_block, encode_block
+from seamline.schemas.codec import encode_bars
+from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import Block, ConformedColumns
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.records import decode_record
@@ -67,36 +66,12 @@ def test_several_workers_lose_nothing_and_write_nothing_twice(
     assert outcome.ok, outcome.story()
 
 
-# --- one landing topic, kills at seeded points
-
-
-@dataclass
-class Feed:
-    """Landed bars in order, one topic: duplicates, disorder, conflicts, late values."""
-
-    seed: int
-    rows: list[tuple[str, tuple[int, float, int]]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        rng = random.Random(self.seed)
-        symbols = [f"K{n}/USDT" for n in range(6)]
-        for base in range(700):
-            for symbol in symbols:
-                chance = rng.random()
-                minute = base if chance > 0.06 else rng.randrange(base + 1)
-                if chance > 0.98:
-                    continue
-                price = 100.0 + minute % 13 + (rng.random() if rng.random() < 0.05 else 0.0)
-                row = (minute, price, rng.choice((0, 1, 1, 1, 2)))
-                self.rows += [(symbol, row)] * (2 if rng.random() < 0.03 else 1)
-
-    def send(self, fresh: FreshPreset, start: int, end: int, producer: IdempotentProducer) -> None:
-        part = self.rows[start:end]
-        columns = columns_of([row for _, row in part])
-        values = encode_bars([symbol for symbol, _ in part], columns, fresh.ids["bar"])
-        for (symbol, _), value in zip(part, values, strict=True):
-            producer.send(fresh.topic("live"), symbol.encode(), value)
-        producer.flush()
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3) if SOAK else range(1))
+def test_kills_at_twenty_points_change_nothing(seed: int, world: World, tmp_path: Path) -> None:
+    outcome = kills(Ground(world, tmp_path), seed)
+    assert outcome.bars > 10_000, "too little was fed to mean anything"
+    assert outcome.ok, outcome.story()
 
 
 def consumed(fresh: FreshPreset) -> int:
@@ -113,78 +88,6 @@ def consumed(fresh: FreshPreset) -> int:
 
 def await_rows(fresh: FreshPreset, rows: int, logs: Mapping[str, Path]) -> None:
     await_that(lambda: consumed(fresh) >= rows, 60, f"{rows} rows are conformed", logs)
-
-
-def log_of(fresh: FreshPreset) -> dict[str, list[tuple[Any, ...]]]:
-    """Per symbol, in order: minute, price, source, revision, flags of every log row."""
-    rows: dict[str, list[tuple[Any, ...]]] = {}
-    decoder = ConformedDecoder()
-    admin = Admin(fresh.world.cluster)
-    for partition in range(fresh.preset.partitions):
-        reader = LogReader(fresh.world.cluster, partition, admin)
-        for messages in reader.range(fresh.topic("conformed"), None):
-            decoded = decoder.decode([message.value for message in messages if message.value])
-            columns = decoded.columns
-            for i in range(len(columns)):
-                rows.setdefault(decoder.symbols[int(decoded.sid[i])], []).append(
-                    (
-                        (int(columns.open_time_ns[i]) - START_NS) // MINUTE_NS,
-                        float(columns.open[i]),
-                        int(columns.source[i]),
-                        int(columns.revision[i]),
-                        int(columns.flags[i]),
-                    )
-                )
-        reader.close()
-    return rows
-
-
-def storage_of(fresh: FreshPreset) -> dict[tuple[str, int], tuple[bytes, list[int], list[int]]]:
-    """Digest, revisions and sources of the newest version of every block."""
-    blocks = {}
-    admin = Admin(fresh.world.cluster)
-    for partition in range(fresh.preset.partitions):
-        reader = LogReader(fresh.world.cluster, partition, admin)
-        for _, value, _ in reader.latest(fresh.topic("storage")):
-            block = decode_block(value)
-            assert block.digest == block_digest(block.symbol, block.columns)
-            facts = (block.digest, block.columns.revision.tolist(), block.columns.source.tolist())
-            blocks[block.symbol, block.block_start_ns] = facts
-        reader.close()
-    return blocks
-
-
-def test_kills_at_five_points_change_nothing(
-    world: World, make: Callable[..., FreshPreset], tmp_path: Path
-) -> None:
-    feed = Feed(seed=11)
-    kills = sorted(random.Random(11).sample(range(300, len(feed.rows) - 300), 5))
-    found = []
-    for name, points in (("calm", []), ("killed", kills)):
-        fresh = make()
-        worker = WorkerProcess(name, tmp_path / name, world, worker_command(fresh, tmp_path / name))
-        worker.start()
-        producer = IdempotentProducer(world.cluster)
-        try:
-            done = 0
-            for point in [*points, len(feed.rows)]:
-                feed.send(fresh, done, point, producer)
-                done = point
-                # Somewhere behind the point, while it works on what was just sent.
-                wanted = point if point == len(feed.rows) else point - 250
-                await_rows(fresh, wanted, {name: worker.log})
-                if point != len(feed.rows):
-                    worker.end()
-                    worker.start()
-        finally:
-            producer.close()
-            worker.end()
-        found.append((log_of(fresh), storage_of(fresh)))
-    calm, killed = found
-    assert sum(map(len, calm[0].values())) > 3_000
-    assert killed[0] == calm[0]
-    assert killed[1] == calm[1]
-    assert any(any(revisions) for _, revisions, _ in calm[1].values()), "no revision, no test"
 
 
 # --- readers before, during and after a backfill

@@ -123,10 +123,10 @@ def contents(fresh: FreshPreset) -> Contents:
             _read_storage(fresh, reader, found)
             for _, value, _ in reader.latest(fresh.topic("seals")):
                 seal = decode_record("seal", value)
-                found.seals[seal["symbol"]] = seal["frontier"], bytes(seal["merkle_root"])
+                found.seals[seal["symbol"]] = seal["frontier_ns"], bytes(seal["merkle_root"])
             for _, value, _ in reader.latest(fresh.topic("gaps")):
                 gap = decode_record("gap", value)
-                found.gaps[gap["symbol"], gap["start"]] = gap["end"], gap["cause"]
+                found.gaps[gap["symbol"], gap["start_ns"]] = gap["end_ns"], gap["cause"]
     for key in found.log:
         if key[1] < found.frontier(key[0]) and key not in found.stored:
             found.broken.append(f"sealed and not in storage: {shown([key])}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from faults.bars import OWNS, Bars, worker_process
 from faults.case import Case, Ground, Outcome
+from faults.kills import MOMENTS, kills
 from faults.series import CAUSES, SESSION_S, Shape, run_series
 from preset_making import make_preset
 
@@ -35,5 +36,13 @@ CASES = (
         series_of_many,
         seeds=20,
         faults={name: cause.sentence for name, cause in CAUSES.items()},
+    ),
+    Case(
+        "kills",
+        "one worker, killed at 20 points of a feed with duplicates, disorder and conflicts, "
+        "against a worker that was not; one and two landing topics",
+        kills,
+        seeds=3,
+        faults=MOMENTS,
     ),
 )
