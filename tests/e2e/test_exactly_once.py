@@ -35,6 +35,7 @@ class Copies:
         return None if message.value is None else (message.value[1:], message.value[1:])
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_and_nothing_comes_twice(seed: int, world: World, tmp_path: Path) -> None:
     preset = fresh(world.cluster, PARTITIONS)

@@ -55,6 +55,7 @@ def make(fresh_preset: MakePreset, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return made
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(20) if SOAK else range(2))
 def test_several_workers_lose_nothing_and_write_nothing_twice(
     seed: int, world: World, tmp_path: Path

@@ -31,7 +31,8 @@ from seamline.schemas.topics import partition_of_key, topic_name
 SESSION_S = 6.0
 FEED_S = 24.0
 BATCH_EVERY_S = 0.1
-SETTLE_S = 60.0
+SETTLE_S = 90.0
+START_S = 400.0
 CAUSES = worker_causes(SESSION_S)
 
 Id = Hashable
@@ -166,12 +167,12 @@ def run_series(
     logs = {name: worker.log for name, worker in workers.items()}
     feeder = Feeder(world, preset, material, shape.per_batch)
     try:
-        for worker in workers.values():
+        first, *others = workers.values()
+        first.start()
+        # On an empty cache the first one compiles, and the others find what it made.
+        await_that(lambda: first.said(shape.owned) > 0, START_S, "the first owner", logs)
+        for worker in others:
             worker.start()
-        # Workers that start on an empty cache compile first, here several at once.
-        await_that(
-            lambda: any(w.said(shape.owned) for w in workers.values()), 200, "first owner", logs
-        )
         feeder.start()
         struck = play(timeline, CAUSES, workers)
         feeder.join(FEED_S + 60)
