@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seamline.connectors.venues.binance_parse import KlineFrame, Malformed, TradeFrame, parse_frame
@@ -67,6 +67,7 @@ def test_each_kind_of_frames_has_its_fate(text: str) -> None:
     assert 60 < fates.count(Fate.SEND) < 140
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**40), texts=st.permutations(OF_FRAMES))
 def test_the_same_seed_gives_the_same_fates_and_another_others(seed: int, texts: list[str]) -> None:
     text = ";".join(texts[:3])
@@ -143,6 +144,7 @@ def test_minutes_are_struck_by_time_count_and_chance(kind: str) -> None:
     assert by_chance != struck("p=0.1", symbol="ETH/USDT")
 
 
+@settings(deadline=None)
 @given(chance=st.integers(0, 2**64 - 1), enveloped=st.booleans(), trade=st.booleans())
 def test_a_malformed_frame_is_no_message(chance: int, enveloped: bool, trade: bool) -> None:
     text = TRADE_TEXT if trade else KLINE_TEXT

@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seamline.connectors.venues.fault_plan import FaultPlan
@@ -140,6 +140,7 @@ def test_history_is_corrected_from_after_past_the_close() -> None:
     assert (change.at_ms, change.fault, change.open_ms) == (at(22), 0, at(16))
 
 
+@settings(deadline=None)
 @given(chance=st.integers(0, 2**64 - 1), number=st.integers(0, 500), decimals=st.integers(0, 8))
 def test_a_corrected_kline_is_one_that_trades_could_have_made(
     chance: int, number: int, decimals: int

@@ -259,9 +259,9 @@ class FaultyMarket:
         """An empty minute states the last price; that of a trade which a halt prevented is none."""
         if not bisect_right(self._starts, kline.open_ms):
             return kline
-        end_ms = kline.open_ms
+        end_ms, ask = kline.open_ms, 1
         for _ in range(FILLS_MAX):
-            rows = self._market.page(venue_symbol, 0, end_ms, FILL_MINUTES, newest=True)
+            rows = self._market.page(venue_symbol, 0, end_ms, ask, newest=True)
             for row in reversed(rows):
                 if not row.trades:
                     continue
@@ -270,9 +270,9 @@ class FaultyMarket:
                 prices = self._traded_beside_halts(venue_symbol, row.open_ms)
                 if prices:
                     return empty_kline(kline.open_ms, prices[-1])
-            if len(rows) < FILL_MINUTES:
+            if len(rows) < ask:
                 break
-            end_ms = self._out_of_halt(rows[0].open_ms - 1, forward=False) + 1
+            end_ms, ask = self._out_of_halt(rows[0].open_ms - 1, forward=False) + 1, FILL_MINUTES
         return kline
 
 

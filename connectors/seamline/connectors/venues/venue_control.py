@@ -31,7 +31,7 @@ def control(text: str, streams: Collection[str], combined: bool) -> Control:
     `combined`."""
     try:
         message = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _refused(3, "Invalid JSON: expected value at line 1 column 1", None)
     if not isinstance(message, dict):
         return _refused(2, "Invalid request: expected an object", None)

@@ -71,7 +71,9 @@ class EventSchedule:
         venue_symbol, _, kind = stream.partition("@")
         upper = venue_symbol.upper()
         return (
-            venue_symbol == venue_symbol.lower()
+            # Some letters outside of ASCII become letters of a symbol in capitals.
+            stream.isascii()
+            and venue_symbol == venue_symbol.lower()
             and upper in self._market.listings
             and kind in (KLINE, TRADE, AGG_TRADE)
         )
