@@ -69,7 +69,8 @@ def content(cell: int, salt: int = 0, *, optional: bool = True) -> dict[str, flo
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record before encoding. `payload`: a Row, Block, SealFacts, GapFacts, time or None."""
+    """One record before encoding. `payload`: a Row, Block, SealFacts, GapFacts, time or None.
+    `start_ns`: of a closed gap its start, of a position its known time."""
 
     role: str
     symbol: str
@@ -150,7 +151,7 @@ class LogWriter:
     def gap(self, symbol: str, first: int, last: int | None, cause: str = "unknown") -> None:
         """Cells [first, last) are missing; None closes the entry."""
         start = START + first * MINUTE
-        facts = None if last is None else GapFacts(start, START + last * MINUTE, cause)
+        facts = None if last is None else GapFacts(start, START + last * MINUTE, cause, self.known)
         self.pending.append(Record("gaps", symbol, facts, start))
 
     def seal(self, symbol: str, frontier: int, *, overlap: int = 2) -> SealFacts:
@@ -207,11 +208,14 @@ class LogWriter:
 
     def watermark(self, symbol: str, cell: int) -> None:
         """The venue has sent everything before a cell, in the partition of a symbol."""
-        self.pending.append(Record("positions", symbol, START + cell * MINUTE))
+        self.pending.append(Record("positions", symbol, START + cell * MINUTE, self.known))
 
     def commit(self) -> None:
         """One transaction; the known time of the next is later."""
         records, self.pending = self.pending, []
+        symbols = {record.symbol for record in records}
+        symbols -= {record.symbol for record in records if record.role == "positions"}
+        records += [Record("positions", symbol, None, self.known) for symbol in sorted(symbols)]
         self.bounds.clear()
         offsets = self.sink.commit(records)
         logged = [record for record in records if record.role == "conformed"]

@@ -101,7 +101,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "gap-without-trades-blocks",
-        "streams.kernel.seam:blocking",
+        "streams.kernel.seam_broken:blocking",
         "if gap.cause != NO_TRADES",
         "if gap.cause == NO_TRADES",
         "A quiet minute stops a stream, and a loss does not.",

@@ -17,7 +17,7 @@ from log_writer import MINUTE, START, LogWriter, MemorySink, Record, columns_of
 from paper_reader import Cut, PaperReader, request_of
 from random_acts import RandomActs
 from seamline.schemas.columns import ConformedColumns
-from seamline.streams.kernel.seam import unexplained_error
+from seamline.streams.kernel.seam_broken import unexplained_error
 from seamline.streams.kernel.seam_certificate import Certificate
 from seamline.streams.kernel.seam_events import bars_of
 from seamline.streams.kernel.seam_proof import REVISED, VERIFIED, Now, certify, recheck

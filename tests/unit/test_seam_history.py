@@ -11,12 +11,8 @@ from log_writer import MINUTE, START, LogWriter, MemorySink, Record, columns_of,
 from paper_reader import Cut, PaperReader, merged, request_of
 from seamline.schemas.columns import CONTENT_FIELDS, PRICE_FIELDS
 from seamline.schemas.errors import ContractError
-from seamline.streams.kernel.seam import (
-    OnGap,
-    blocking,
-    gap_error,
-    unexplained_error,
-)
+from seamline.streams.kernel.seam import OnGap
+from seamline.streams.kernel.seam_broken import blocking, gap_error, unexplained_error
 from seamline.streams.kernel.seam_events import SeamBroken
 
 A, B = "BTC/USDT", "ETH/USDT"

@@ -19,7 +19,8 @@ from seamline.schemas.columns import CONTENT_FIELDS, ConformedColumns
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.schemas.topics import parse_gap_key, topic_name
-from seamline.streams.kernel.seam import GapFacts, OnGap, Request, SealFacts, unexplained_error
+from seamline.streams.kernel.seam import GapFacts, OnGap, Request, SealFacts
+from seamline.streams.kernel.seam_broken import unexplained_error
 from seamline.streams.kernel.seam_cells import Grid
 
 PARENT = machine_world.preset("ohlcv.seam.spot.1m", block_rows=20)
@@ -44,7 +45,7 @@ def _decoded(role: str, key: bytes, value: bytes | None) -> Record:
         facts = None
         if value is not None:
             gap = decode_record("gap", value)
-            facts = GapFacts(gap["start_ns"], gap["end_ns"], gap["cause"])
+            facts = GapFacts(gap["start_ns"], gap["end_ns"], gap["cause"], gap["known_time_ns"])
         return Record(role, symbol, facts, start_ns)
     assert value is not None
     if role == "storage":

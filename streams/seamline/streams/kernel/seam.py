@@ -20,7 +20,7 @@ Must not know: Kafka clients, the clock, how long somebody is willing to wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -31,10 +31,10 @@ from seamline.schemas.errors import ContractError
 from seamline.schemas.fingerprint import block_digest, merkle_root
 from seamline.schemas.times import format_time
 from seamline.streams.kernel.seam_cells import Grid, explained, missing_runs
-from seamline.streams.kernel.seam_events import NO_TRADES, NOT_BACKFILLED, UNKNOWN, Gap, SeamBroken
+from seamline.streams.kernel.seam_events import NOT_BACKFILLED, UNKNOWN, Gap, SeamBroken
 from seamline.streams.kernel.stabilization import settled_ns
 
-# Named in an error message; the error's `missing` has all.
+# Named in an error message; its fields have all.
 GAPS_SHOWN = 5
 
 
@@ -68,6 +68,14 @@ class Request:
             f"--start {format_time(start_ns)} --end {format_time(end_ns)}"
         )
 
+    def read_again(self) -> str:
+        """The command that reads all of it, from the start."""
+        end = "" if self.end_ns is None else f" --end {format_time(self.end_ns)}"
+        return (
+            f"seamline read {self.preset_id} --symbols {','.join(self.symbols)} "
+            f"--start {format_time(self.start_ns)}{end}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SealFacts:
@@ -92,6 +100,12 @@ class GapFacts:
     start_ns: int
     end_ns: int
     cause: str
+    known_time_ns: int = 0
+
+    @property
+    def entry(self) -> tuple[int, int, GapFacts]:
+        """As `explained` takes it."""
+        return self.start_ns, self.end_ns, self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,11 +271,14 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One symbol's part of the history: sealed rows, log rows above them, gaps, the overlap."""
+    """One symbol's part of the history: sealed rows, log rows above them, gaps, the overlap.
+
+    `tail`: every version that was read of the log, in offset order."""
 
     settled: Settled
     sealed: ConformedColumns
     log: ConformedColumns
+    tail: ConformedColumns
     log_provisional: Bool
     overlap: Overlap
     gaps: tuple[Gap, ...]  # named by the ledger, or never asked for
@@ -316,10 +333,15 @@ def assemble(
     gaps, unexplained = _sealed_gaps(request, settled, sealed, frontier, history)
     gaps = _never_asked(request, settled.symbol, min(asked, history)) + gaps
     open_runs = missing_runs(request.grid, log.open_time_ns, max(frontier, start, history), passed)
+    # The ledger may be ahead of blocks and log: what it says is settled already.
+    entries = [gap.entry for gap in settled.gaps]
+    settled_runs, open_runs = explained(request.grid, open_runs, entries)
+    gaps += tuple(gap_of(settled.symbol, *run) for run in settled_runs)
     return Part(
         settled=settled,
         sealed=sealed,
         log=log,
+        tail=tail,
         log_provisional=provisional_rows(request, log, watermark_ns),
         overlap=overlap,
         gaps=gaps,
@@ -499,56 +521,16 @@ def _sealed_gaps(
     symbol, grid = settled.symbol, request.grid
     start, stop = max(grid.up(request.start_ns), history_ns), min(frontier_ns, request.stop_ns)
     runs = missing_runs(grid, sealed.open_time_ns, start, stop)
-    entries = [(gap.start_ns, gap.end_ns, gap.cause) for gap in settled.gaps]
-    causes, unexplained = explained(grid, runs, entries)
+    causes, unexplained = explained(grid, runs, [gap.entry for gap in settled.gaps])
     return (
-        tuple(Gap(symbol, a, b, n, cause) for a, b, n, cause in causes),
+        tuple(gap_of(symbol, *cause) for cause in causes),
         tuple(Gap(symbol, a, b, n, UNKNOWN) for a, b, n in unexplained),
     )
 
 
-def blocking(request: Request, parts: Iterable[Part]) -> list[Gap]:
-    """Gaps that keep a stream from beginning unless flags were asked for: all but `no_trades`."""
-    if request.on_gap is OnGap.FLAG:
-        return []
-    return [gap for part in parts for gap in part.gaps if gap.cause != NO_TRADES]
-
-
-def gap_error(
-    request: Request, gaps: Sequence[Gap], *, waited_s: float | None = None
-) -> SeamBroken:
-    """The error for gaps that stand in the way; names the repair of the first symbol."""
-    symbol = gaps[0].symbol
-    own = [gap for gap in gaps if gap.symbol == symbol]
-    shown = ", ".join(
-        f"{gap.symbol} {format_time(gap.start_ns)} to {format_time(gap.end_ns)} "
-        f"({gap.bars} bars, {gap.cause})"
-        for gap in gaps[:GAPS_SHOWN]
-    )
-    more = "" if len(gaps) <= GAPS_SHOWN else f" and {len(gaps) - GAPS_SHOWN} more"
-    waited = "" if waited_s is None else f" after waiting {waited_s:g} s"
-    return SeamBroken(
-        f"{sum(gap.bars for gap in gaps)} bars are missing{waited}: {shown}{more}",
-        cause=gaps[0].cause,
-        missing=gaps,
-        command=request.repair(symbol, own[0].start_ns, own[-1].end_ns),
-        symbol=symbol,
-    )
-
-
-def unexplained_error(request: Request, parts: Iterable[Part]) -> SeamBroken | None:
-    """The error for cells below the frontier that are neither bar nor ledger entry."""
-    gaps = [gap for part in parts for gap in part.unexplained]
-    if not gaps:
-        return None
-    error = gap_error(request, gaps)
-    return SeamBroken(
-        f"the gap ledger does not know what is missing from storage: {error.message}",
-        cause="not_in_ledger",
-        missing=gaps,
-        command=error.command,
-        symbol=gaps[0].symbol,
-    )
+def gap_of(symbol: str, start_ns: int, end_ns: int, bars: int, entry: GapFacts) -> Gap:
+    """What a ledger's entry says of a span."""
+    return Gap(symbol, start_ns, end_ns, bars, entry.cause, known_time_ns=entry.known_time_ns)
 
 
 def merged_order(parts: Sequence[Part]) -> tuple[ConformedColumns, I8, Bool]:

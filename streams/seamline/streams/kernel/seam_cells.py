@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from seamline.schemas.columns import I8
 from seamline.streams.kernel import coverage
 
 Run = tuple[int, int, int]  # start_ns, end_ns, bars
-Cause = tuple[int, int, str]  # start_ns, end_ns, cause
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,10 +68,11 @@ def _missing_sessions(grid: Grid, times: I8, start_ns: int, end_ns: int) -> list
 
 
 def explained(
-    grid: Grid, runs: Sequence[Run], causes: Sequence[Cause]
-) -> tuple[list[tuple[int, int, int, str]], list[Run]]:
-    """Split missing runs by a ledger's entries (ascending by start): (with a cause, without)."""
-    named: list[tuple[int, int, int, str]] = []
+    grid: Grid, runs: Sequence[Run], causes: Sequence[tuple[int, int, C]]
+) -> tuple[list[tuple[int, int, int, C]], list[Run]]:
+    """Split missing runs by a ledger's entries (start_ns, end_ns, cause; ascending by start): (with
+    a cause, without)."""
+    named: list[tuple[int, int, int, C]] = []
     rest: list[Run] = []
     first = 0
     for start, end, _ in runs:

@@ -9,7 +9,7 @@ a frozen slotted dataclass. Must not know: Kafka, clocks, how a certificate is m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,7 +89,9 @@ class LateBar:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Bars that are expected in `[start_ns, end_ns)` and are not there. `provisional`: the span is
-    not sealed; the bars may come as `LateBar`, or another `Gap` states the ledger's cause."""
+    not sealed; the bars may come as `LateBar`, or another `Gap` states the ledger's cause.
+    `known_time_ns`: when the ledger learned the cause, None without an entry; no part of equality.
+    """
 
     symbol: str
     start_ns: int
@@ -97,6 +99,7 @@ class Gap:
     bars: int
     cause: str
     provisional: bool = False
+    known_time_ns: int | None = field(default=None, compare=False, repr=False)
 
     def fields(self) -> dict[str, Any]:
         return {

@@ -36,8 +36,9 @@ from seamline.streams.kernel.seam import (
     Part,
     Request,
     checked_rows,
-    gap_error,
+    gap_of,
 )
+from seamline.streams.kernel.seam_broken import gap_error
 from seamline.streams.kernel.seam_cells import Run, explained, missing_runs
 from seamline.streams.kernel.seam_events import (
     NO_TRADES,
@@ -70,6 +71,10 @@ class _Symbol:
     forgotten_before_ns: int | None = None
     forgotten_known_ns: int = 0
     ended: bool = False
+
+    def entries(self) -> list[tuple[int, int, GapFacts]]:
+        """The ledger in order of time."""
+        return [self.ledger[start].entry for start in sorted(self.ledger)]
 
 
 class Follower:
@@ -161,9 +166,8 @@ class Follower:
         """What is left of an awaited gap: bars may have come, or the proof that nobody traded."""
         known = self._symbols[awaited.symbol]
         runs = self._absent(known, awaited.start_ns, awaited.end_ns)
-        entries = sorted((g.start_ns, g.end_ns, g.cause) for g in known.ledger.values())
-        named, rest = explained(self._request.grid, runs, entries)
-        left = [run for run in named if run[3] != NO_TRADES]
+        named, rest = explained(self._request.grid, runs, known.entries())
+        left = [(a, b, n, entry.cause) for a, b, n, entry in named if entry.cause != NO_TRADES]
         left += [(*run, awaited.cause) for run in rest]
         return [Gap(awaited.symbol, a, b, n, cause) for a, b, n, cause in sorted(left)]
 
@@ -242,10 +246,9 @@ class Follower:
             return
         none = np.zeros(0, np.int64)
         runs = missing_runs(grid, none, known.passed_ns, time_ns)
-        entries = sorted((g.start_ns, g.end_ns, g.cause) for g in known.ledger.values())
-        named, rest = explained(grid, runs, entries)
-        for a, b, n, cause in named:
-            yield from self._tell(known, Gap(known.name, a, b, n, cause), now_ns)
+        named, rest = explained(grid, runs, known.entries())
+        for cause in named:
+            yield from self._tell(known, gap_of(known.name, *cause), now_ns)
         for a, b, n in rest:
             yield from self._tell(known, Gap(known.name, a, b, n, UNKNOWN, True), now_ns)
 
@@ -259,7 +262,7 @@ class Follower:
         known.ended = known.ended or known.passed_ns >= self._request.stop_ns
         events: list[Event] = []
         for a, b, n in self._absent(known, start, end):
-            events += self._tell(known, Gap(known.name, a, b, n, entry.cause), now_ns)
+            events += self._tell(known, gap_of(known.name, a, b, n, entry), now_ns)
         return events
 
     def _tell(self, known: _Symbol, gap: Gap, now_ns: int) -> Iterator[Gap]:

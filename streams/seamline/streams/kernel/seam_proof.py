@@ -38,8 +38,10 @@ def certify(
     positions: Positions,
     *,
     made_ns: int,
+    resumed: Mapping[str, Any] | None = None,
 ) -> Certificate:
-    """The certificate of a history that is delivered up to the fences of `positions`."""
+    """The certificate of a history that is delivered up to the fences of `positions`. `resumed`:
+    what of it was handed out before, for a reader that went on from a position."""
     symbols = [_entry(request, part, partitions[part.symbol]) for part in parts]
     whole = dataset_digest((entry["symbol"], bytes.fromhex(entry["digest"])) for entry in symbols)
     through = max((part.passed_ns for part in parts), default=request.start_ns)
@@ -64,6 +66,7 @@ def certify(
             "missing_without_entry": sum(entry["missing_without_entry"] for entry in symbols),
             "duplicates": sum(entry["duplicates"] for entry in symbols),
             "digest": whole.hex(),
+            **({} if resumed is None else {"resumed": dict(resumed)}),
         }
     )
 

@@ -33,8 +33,8 @@ from seamline.streams.kernel.seam import (
     assemble,
     by_partition,
     join_offset,
-    unexplained_error,
 )
+from seamline.streams.kernel.seam_broken import unexplained_error
 from seamline.streams.kernel.seam_cells import Grid
 from seamline.streams.kernel.seam_certificate import Certificate
 from seamline.streams.kernel.seam_events import (
@@ -356,4 +356,8 @@ def _gap(record: MemoryRecord) -> tuple[str, int, GapFacts | None]:
     if record.value is None:
         return symbol, start_ns, None
     found = decode_record("gap", record.value)
-    return symbol, start_ns, GapFacts(start_ns, found["end_ns"], found["cause"])
+    return (
+        symbol,
+        start_ns,
+        GapFacts(start_ns, found["end_ns"], found["cause"], found["known_time_ns"]),
+    )
