@@ -129,14 +129,14 @@ class KafkaSink:
                 "end_ns": payload.end_ns,
                 "bars": (payload.end_ns - payload.start_ns) // MINUTE,
                 "cause": payload.cause,
-                "known_time_ns": 0,
+                "known_time_ns": payload.known_time_ns,
             }
         return POSITION_KEY, {
             "partition": partition_of(symbol, self.preset.partitions),
             "live_offset": 0,
             "backfill_offset": 0,
             "watermark_ns": payload,
-            "known_time_ns": 0,
+            "known_time_ns": record.start_ns,
             "owner": "test",
             "conformed_offset": 0,
             "rows_total": 0,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Revision,
         SeamBroken,
     )
+    from seamline.streams.kernel.seam_position import Position
     from seamline.streams.kernel.temporal_rollup import TemporalRollupStage
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Event",
     "Gap",
     "LateBar",
+    "Position",
     "RegressionReportStage",
     "Revision",
     "SchemaRollupStage",
@@ -64,6 +66,7 @@ _HOMES = {
     "Certificate": "seamline.streams.kernel.seam_certificate",
     **dict.fromkeys(("Bar", "CaughtUp", "Event", "Gap", "LateBar", "Revision"), _EVENTS),
     "SeamBroken": _EVENTS,
+    "Position": "seamline.streams.kernel.seam_position",
     "ConformancePipeline": _CONFORMANCE,
     "ConformancePipelineError": "seamline.schemas.errors",
     "ConformanceReport": f"{_CONFORMANCE}_report",

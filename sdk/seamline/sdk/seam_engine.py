@@ -1,9 +1,13 @@
 """The reader of the seam: does the steps that `streams.kernel.seam` numbers, against Kafka.
 
-Decides: how often a snapshot is tried again, how long a gap is waited for, how events are batched.
+Decides: how often a snapshot is tried again, how long a gap is waited for, how long a broker may be
+silent, and which known time is proved to be seen whole.
 Order (the numbers are those of the kernel):
+  0. newest position of each partition, then the ends of the topics with open transactions
   1. fence of conformed   2. storage   3. seals   4. gaps   5. conformed through the fence
-  6. history, certificate, then the tail of all four from their fences.
+  6. history (of a resumed reader what is left of it), certificate, then the tail from the fences.
+A known time is proved when a position of it was read, and then every topic to an end that was
+taken after it: all of its transaction was written before its commit could be seen.
 Invariants: each topic is read on from where the last try stopped, so a try costs what is new; the
 tail starts at the fences, so nothing is read twice and nothing between is left out; batches are
 bounded. Must not know: threads, event loops, what a person prints.
@@ -17,41 +21,54 @@ from difflib import get_close_matches
 from threading import Event as Flag
 from typing import Final
 
-import numpy as np
-
 from seamline.connectors.kafka.reader import Message, Tail
-from seamline.schemas.columns import I8, Bool, ConformedColumns
+from seamline.schemas.columns import ConformedColumns
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.times import NS_PER_S
+from seamline.sdk.seam_horizon import PROVING_ROLES, Horizon, Pulse
 from seamline.sdk.seam_snapshot import AGAIN_S, SETTLE_S, SnapshotReader, unsettled_error
-from seamline.sdk.seam_source import POSITION_OFFSETS, SeamSource
+from seamline.sdk.seam_source import POSITION_OFFSETS, Clocks, SeamSource
 from seamline.streams.kernel.seam import (
     OnGap,
     Part,
     Request,
     assemble,
-    blocking,
     by_partition,
-    gap_error,
     join_offset,
-    merged_order,
-    unexplained_error,
 )
+from seamline.streams.kernel.seam_broken import blocking, gap_error, unexplained_error
 from seamline.streams.kernel.seam_certificate import Certificate
-from seamline.streams.kernel.seam_events import (
-    BATCH_ROWS,
-    CaughtUp,
-    Event,
-    Gap,
-    SeamBroken,
-    bars_of,
-)
+from seamline.streams.kernel.seam_events import CaughtUp, Event, Gap, SeamBroken
 from seamline.streams.kernel.seam_follow import Follower
+from seamline.streams.kernel.seam_history import History
+from seamline.streams.kernel.seam_position import Position
 from seamline.streams.kernel.seam_proof import certify
+from seamline.streams.kernel.seam_resume import (
+    Rest,
+    check_known,
+    check_position,
+    needs_superseded,
+    rest_of,
+    resumed_facts,
+)
+from seamline.streams.kernel.seam_told import Proved, proved
 
 WAIT_AGAIN_S: Final = 0.25
+
 POLL_S: Final = 0.2
 LIVE_ROLES: Final = ("conformed", "storage", "gaps", "positions")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Events to hand out. `begin`: a history follows; `caught_up`: it was handed out; `known_ns`:
+    what is proved once these events were handed out."""
+
+    events: list[Event]
+    begin: Proved | None = None
+    caught_up: bool = False
+    live: bool = False
+    known_ns: Mapping[int, int] = field(default_factory=dict)
 
 
 class Closed(Exception):  # noqa: N818 - no error: the stream was closed while it worked
@@ -70,6 +87,7 @@ class SeamEngine:
         wait_ns: int,
         clock: Callable[[], int],
         stop: Flag,
+        resume: Position | None = None,
     ) -> None:
         self._source = source
         self._request = request
@@ -77,18 +95,30 @@ class SeamEngine:
         self._wait_ns = wait_ns
         self._clock = clock
         self._stop = stop
+        self._resume = resume
         self._reader = SnapshotReader(source, request, self._check_open)
-        self._watermarks: dict[int, int] = {}
+        self._clocks = Clocks({}, {})
+        self._known: dict[int, int] = {}
+        self._cluster = ""
         self.parts: list[Part] = []
+        self.rests: list[Rest] = []
         self.certificate: Certificate | None = None
 
-    def batches(self, *, bars: bool = True) -> Iterator[list[Event]]:
+    def steps(self, *, bars: bool = True) -> Iterator[Step]:
         """Events in order, some at a time. Without `bars` the history is gaps and certificate."""
         try:
             self.open()
-            yield from self._history(bars=bars)
             assert self.certificate is not None
-            yield [CaughtUp(self.certificate)]
+            history = History.of(self.parts, self.rests)
+            yield Step([], begin=self._proved(history.gaps))
+            if bars:
+                for batch in history.batches(self._check_open):
+                    yield Step(batch)
+            elif history.gaps:
+                yield Step(list(history.gaps))
+            del history
+            self.rests = []
+            yield Step([CaughtUp(self.certificate)], caught_up=True)
             if self._follow:
                 yield from self._live()
         except Closed:
@@ -99,6 +129,9 @@ class SeamEngine:
         if self.certificate is not None:
             return
         self._source.check_topics()
+        self._cluster = self._source.cluster_id()
+        if self._resume is not None:
+            check_position(self._resume, self._request, self._cluster)
         began = stuck = self._clock()
         while (missing := self._try_once()) is not None:
             now_ns = self._clock()
@@ -109,12 +142,14 @@ class SeamEngine:
             elif now_ns - stuck >= SETTLE_S * NS_PER_S:
                 raise missing.error(None)
             self._pause(WAIT_AGAIN_S if missing.gap else AGAIN_S)
+        self.rests = [] if self._resume is None else self._rest(self._resume)
         self.certificate = certify(
             self._request,
             self.parts,
             self._source.symbols,
             self._positions(),
             made_ns=self._clock(),
+            resumed=None if self._resume is None else resumed_facts(self._resume, self.rests),
         )
 
     def columns(self) -> dict[str, ConformedColumns]:
@@ -127,13 +162,15 @@ class SeamEngine:
     def _try_once(self) -> _Missing | None:
         """One pass over the steps; what stands in the way, or None when the parts are there."""
         source, request = self._source, self._request
+        self._read_clocks()  # 0
+        ends = source.ends(PROVING_ROLES)
         fences = source.fences("conformed")  # 1
         unsettled = self._reader.advance()  # 2, 3
         if unsettled:
             return _Missing(request, unsettled=unsettled)
         self._reader.read_gaps()  # 4
-        self._read_watermarks()
         self.parts = self._assemble(fences)  # 5
+        self._prove(ends)
         unknown = [part.symbol for part in self.parts if not part.known]
         if unknown:
             if request.on_gap is not OnGap.WAIT:
@@ -149,12 +186,62 @@ class SeamEngine:
             return _Missing(request, gaps=gaps, gap=True)
         return None
 
-    def _read_watermarks(self) -> None:
-        begins, fences = self._source.begins("positions"), self._source.fences("positions")
+    def _read_clocks(self) -> None:
+        source = self._source
+        begins, fences = source.begins("positions"), source.fences("positions")
         starts = {p: max(begins[p], fence - POSITION_OFFSETS) for p, fence in fences.items()}
-        for messages in self._source.read("positions", starts, fences):
-            self._watermarks.update(self._source.watermarks(messages))
+        self._take_clocks(starts, fences)
+        # Aborted transactions may have pushed the newest position out of the last offsets.
+        rest = {p: begins[p] for p in fences if p not in self._clocks.known_ns}
+        self._take_clocks(rest, {p: fences[p] for p in rest})
         self._reader.fences["positions"] = fences
+        if self._resume is not None:
+            check_known(self._resume, self._clocks.known_ns, self._request)
+
+    def _take_clocks(self, starts: Mapping[int, int], fences: Mapping[int, int]) -> None:
+        for messages in self._source.read("positions", starts, fences):
+            found = self._source.clocks(messages)
+            self._clocks.known_ns.update(found.known_ns)
+            self._clocks.watermarks_ns.update(found.watermarks_ns)
+
+    def _prove(self, ends: Mapping[str, Mapping[int, int]]) -> None:
+        """The positions' own transactions show in all topics, or only those before them."""
+        fences = self._reader.fences
+        for partition in self._source.partitions:
+            newest = self._clocks.known_ns.get(partition, 0)
+            whole = all(fences[role][partition] >= ends[role][partition] for role in PROVING_ROLES)
+            self._known[partition] = newest if whole else newest - 1
+
+    def _rest(self, position: Position) -> list[Rest]:
+        """What is left for a reader that goes on from a position."""
+        source, request = self._source, self._request
+        needed = {
+            source.symbols[part.symbol]
+            for part in self.parts
+            if needs_superseded(position, part, source.symbols[part.symbol])
+        }
+        old: dict[str, list[ConformedColumns]] = {symbol: [] for symbol in request.symbols}
+        begins, fences = source.begins("superseded"), source.fences("superseded")
+        starts = {partition: begins[partition] for partition in needed}
+        for messages in source.read("superseded", starts, {p: fences[p] for p in needed}):
+            self._check_open()
+            for symbol, columns in source.rows(messages, "superseded"):
+                old[symbol].append(columns)
+        return [
+            rest_of(
+                request,
+                position,
+                part,
+                source.symbols[part.symbol],
+                ConformedColumns.concat(old[part.symbol]),
+            )
+            for part in self.parts
+        ]
+
+    def _proved(self, gaps: Sequence[Gap]) -> Proved:
+        return proved(
+            self._request, self._cluster, self.parts, self._source.symbols, self._known, gaps
+        )
 
     def _assemble(self, fences: Mapping[int, int]) -> list[Part]:
         request, source = self._request, self._source
@@ -180,7 +267,7 @@ class SeamEngine:
                 request,
                 settled[symbol],
                 ConformedColumns.concat(rows[symbol]),
-                watermark_ns=self._watermarks.get(source.symbols[symbol]),
+                watermark_ns=self._clocks.watermarks_ns.get(source.symbols[symbol]),
                 begin_offset=begins[source.symbols[symbol]],
             )
             for symbol in request.symbols
@@ -215,55 +302,27 @@ class SeamEngine:
 
     # step 6
 
-    def _history(self, *, bars: bool) -> Iterator[list[Event]]:
-        gaps = [gap for part in self.parts for gap in (*part.gaps, *part.open_gaps)]
-        gaps.sort(key=lambda gap: (gap.start_ns, gap.symbol))
-        if not bars:
-            if gaps:
-                yield list(gaps)
-            return
-        rows, owner, young = merged_order(self.parts)
-        at = 0
-        for place, gap in zip(self._places(gaps, rows.open_time_ns, owner), gaps, strict=True):
-            yield from self._bars(rows, owner, young, at, place)
-            yield [gap]
-            at = place
-        yield from self._bars(rows, owner, young, at, len(rows))
-
-    def _places(self, gaps: Sequence[Gap], times: I8, owner: I8) -> list[int]:
-        """For each gap how many bars come before it by (open time, symbol)."""
-        index = {part.symbol: i for i, part in enumerate(self.parts)}
-        places = []
-        for gap in gaps:
-            lo = int(np.searchsorted(times, gap.start_ns, "left"))
-            hi = int(np.searchsorted(times, gap.start_ns, "right"))
-            places.append(lo + int((owner[lo:hi] < index[gap.symbol]).sum()))
-        return places
-
-    def _bars(
-        self, rows: ConformedColumns, owner: I8, young: Bool, start: int, stop: int
-    ) -> Iterator[list[Event]]:
-        names = np.array([part.symbol for part in self.parts], object)
-        for at in range(start, stop, BATCH_ROWS):
-            self._check_open()
-            part = slice(at, min(at + BATCH_ROWS, stop))
-            symbols: list[str] = names[owner[part]].tolist()
-            yield list(bars_of(symbols, rows.take(part), young[part]))
-
-    def _live(self) -> Iterator[list[Event]]:
+    def _live(self) -> Iterator[Step]:
+        source = self._source
         follower = Follower(self._request, self.parts, wait_ns=self._wait_ns)
         self.parts = []  # the follower keeps what it needs
         if follower.ended:
             return
-        ends = _Ends(self._source, self._request)
-        with self._source.tail({role: self._reader.fences[role] for role in LIVE_ROLES}) as tail:
+        ends, horizon, pulse = _Ends(source, self._request), Horizon(source, self._known), Pulse()
+        with source.tail({role: self._reader.fences[role] for role in LIVE_ROLES}) as tail:
             while not follower.ended:
                 self._check_open()
-                events = self._apply(follower, self._poll(tail), ends)
-                if events:
-                    yield events
+                messages = self._poll(tail)
+                pulse.beat(source, heard=bool(messages))
+                events, clocks = self._apply(follower, messages)
+                ends.note(clocks.watermarks_ns)
+                horizon.note(clocks.known_ns)
+                known = horizon.reached(tail)
+                if events or known:
+                    yield Step(events, live=True, known_ns=known)
+                horizon.ask()
                 for partition in ends.reached(tail):
-                    symbols = by_partition(self._source.symbols)[partition]
+                    symbols = by_partition(source.symbols)[partition]
                     follower.closed_through(symbols, self._request.stop_ns)
                 follower.tick(self._clock())
 
@@ -279,7 +338,7 @@ class SeamEngine:
                 **error.fields,
             ) from None
 
-    def _apply(self, follower: Follower, messages: list[Message], ends: _Ends) -> list[Event]:
+    def _apply(self, follower: Follower, messages: list[Message]) -> tuple[list[Event], Clocks]:
         """One poll: rows first, so that a block meets what was delivered of it."""
         source, now_ns = self._source, self._clock()
         by_role: dict[str, list[Message]] = {role: [] for role in LIVE_ROLES}
@@ -292,8 +351,7 @@ class SeamEngine:
             events += follower.block(block, now_ns)
         for symbol, start_ns, gap in source.gaps(by_role["gaps"]):
             events += follower.gap(symbol, start_ns, gap, now_ns)
-        ends.note(source.watermarks(by_role["positions"]))
-        return events
+        return events, source.clocks(by_role["positions"])
 
     def _check_open(self) -> None:
         if self._stop.is_set():

@@ -9,6 +9,7 @@ Must not know: what the records mean for a stream.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -44,6 +45,14 @@ SCHEMA_OF: Final[Mapping[str, str]] = {
 POSITION_OFFSETS: Final = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Times of partitions. Everything of a transaction before `known_ns` is committed and shows."""
+
+    known_ns: dict[int, int]
+    watermarks_ns: dict[int, int]
+
+
 class SeamSource:
     """The topics of one preset, seen by a reader of some of its symbols."""
 
@@ -57,7 +66,13 @@ class SeamSource:
         self._decoder = ConformedDecoder()
 
     def topic(self, role: str) -> str:
+        """A derived preset is written in the transactions of its parent, whose positions count."""
+        if role == "positions" and self.preset.derive_from is not None:
+            return topic_name(self.preset.derive_from, role)
         return topic_name(self.preset.id, role)
+
+    def cluster_id(self) -> str:
+        return self._admin.cluster_id()
 
     def check_topics(self) -> None:
         """Raises UsageError when the topics are not there, ContractError for another count."""
@@ -85,6 +100,17 @@ class SeamSource:
     def fences(self, role: str, isolation: Isolation = "read_committed") -> dict[int, int]:
         """End offsets of the partitions in use."""
         return self._by_partition(self._admin.end_offsets(self._tps(role), isolation))
+
+    def ends(self, roles: Sequence[str]) -> dict[str, dict[int, int]]:
+        """Ends of several roles, open transactions included, asked at once."""
+        found = self._admin.end_offsets(
+            [tp for role in roles for tp in self._tps(role)], "read_uncommitted"
+        )
+        topics = {self.topic(role): role for role in roles}
+        ends: dict[str, dict[int, int]] = {role: {} for role in roles}
+        for (topic, partition), offset in found.items():
+            ends[topics[topic]][partition] = offset
+        return ends
 
     def begins(self, role: str) -> dict[int, int]:
         """First retained offsets of the partitions in use."""
@@ -174,19 +200,21 @@ class SeamSource:
             record = decode_record("gap", message.value)
             if (record["symbol"], record["start_ns"]) != (symbol, start_ns):
                 raise _refused(message, "the key is not the entry's", "key_differs")
-            yield symbol, start_ns, GapFacts(start_ns, record["end_ns"], record["cause"])
+            facts = GapFacts(start_ns, record["end_ns"], record["cause"], record["known_time_ns"])
+            yield symbol, start_ns, facts
 
-    def watermarks(self, messages: Iterable[Message]) -> dict[int, int]:
-        """The newest watermark of each partition that these positions tell."""
-        newest: dict[int, int] = {}
+    def clocks(self, messages: Iterable[Message]) -> Clocks:
+        """The newest known time and watermark of each partition that these positions tell."""
+        found = Clocks({}, {})
         for message in messages:
             if message.value is None:
                 continue
             _check_schema(message, "positions")
-            watermark_ns = decode_record("position", message.value)["watermark_ns"]
-            if watermark_ns is not None:
-                newest[message.partition] = watermark_ns
-        return newest
+            record = decode_record("position", message.value)
+            found.known_ns[message.partition] = record["known_time_ns"]
+            if record["watermark_ns"] is not None:
+                found.watermarks_ns[message.partition] = record["watermark_ns"]
+        return found
 
     def rows(
         self, messages: Iterable[Message], role: str = "conformed"

@@ -3,7 +3,7 @@
 Decides: what the arguments may be, and how one engine serves both kinds of iteration. Invariants:
 `with`/`for` and `async with`/`async for` give the same events in the same order; a stream is read
 once; closing ends the engine within a moment wherever it is, and leaves no thread and no consumer
-behind; the asynchronous stream holds at most QUEUE_BATCHES batches between engine and loop.
+behind; the asynchronous stream holds at most QUEUE_STEPS steps between engine and loop.
 Must not know: how a seam is proved (`streams.kernel.seam`), how Kafka is read (`seam_engine`).
 """
 
@@ -13,9 +13,9 @@ import asyncio
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -26,19 +26,22 @@ from seamline.schemas.columns import ConformedColumns
 from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time, parse_duration, parse_time
-from seamline.sdk.seam_engine import SeamEngine
+from seamline.sdk.seam_engine import SeamEngine, Step
 from seamline.sdk.seam_source import SeamSource
 from seamline.streams.kernel.seam import OnGap, Request
 from seamline.streams.kernel.seam_cells import Grid
 from seamline.streams.kernel.seam_certificate import Certificate
 from seamline.streams.kernel.seam_events import Event
+from seamline.streams.kernel.seam_position import Position
+from seamline.streams.kernel.seam_resume import check_position
+from seamline.streams.kernel.seam_told import Told
 
-QUEUE_BATCHES: Final = 8
+QUEUE_STEPS: Final = 8
 SYMBOLS_MAX: Final = 10_000
 CLOSE_S: Final = 30.0
 GAP_TIMEOUT: Final = "60s"
 
-_Item = list[Event] | BaseException | None
+_Item = Step | BaseException | None
 
 
 def stitch(
@@ -50,6 +53,7 @@ def stitch(
     follow: bool = True,
     on_gap: str = "fail",
     gap_timeout: str = GAP_TIMEOUT,
+    resume: Position | None = None,
     world: World | None = None,
     presets: Mapping[str, Preset] | None = None,
 ) -> SeamStream:
@@ -60,17 +64,46 @@ def stitch(
     SeamBroken for expected bars that are missing for any cause but `no_trades`; `wait` waits up to
     `gap_timeout` for their repair; `flag` gives a `Gap` event in their place.
 
+    `resume` is the `position` of an earlier stream of the same preset, symbols, start and end (a
+    relative start or end is the position's): the history is what that one had not handed out, with
+    `LateBar` and `Revision` for what became known while nobody read. Of several revisions made
+    meanwhile the last is told.
+
     Raises UsageError for a wrong argument or an unknown preset at once, TransportError when there
-    is no world. Iteration raises UsageError for an unknown symbol, SeamBroken when history and live
-    do not join, ContractError when storage is not what its seals say, TransportError when Kafka
-    fails.
+    is no world. Iteration raises UsageError for an unknown symbol or the position of another
+    cluster, SeamBroken when history and live do not join, ContractError when storage is not what
+    its seals say, TransportError when Kafka fails.
     """
     found = presets if presets is not None else loader.load(None, os.environ)
     chosen = loader.get(found, preset)
-    request = request_of(chosen, symbols, start, end, on_gap=on_gap, now_ns=time.time_ns())
+    now_ns = time.time_ns()
+    request = request_of(chosen, symbols, start, end, on_gap=on_gap, now_ns=now_ns)
+    if resume is not None:
+        request = _resumed(request, start, end, resume)
     wait_ns = parse_duration(gap_timeout, parameter="gap_timeout")
     resolved = world if world is not None else World.resolve(os.environ)
-    return SeamStream(resolved, chosen, request, follow=follow, wait_ns=wait_ns)
+    return SeamStream(resolved, chosen, request, follow=follow, wait_ns=wait_ns, resume=resume)
+
+
+def _resumed(request: Request, start: object, end: object, position: Position) -> Request:
+    """The request of the position. A relative time moves on, the position's stands."""
+    if not isinstance(position, Position):
+        raise UsageError(
+            "not a position",
+            parameter="resume",
+            value=position,
+            fix="Give `stream.position` or `Position.from_json(text)`",
+        )
+    if _is_relative(start):
+        request = replace(request, start_ns=position.start_ns)
+    if _is_relative(end):
+        request = replace(request, end_ns=position.end_ns)
+    check_position(position, request)
+    return request
+
+
+def _is_relative(time: object) -> bool:
+    return isinstance(time, str) and (time.strip().startswith("-") or time.strip() == "now")
 
 
 def request_of(
@@ -140,9 +173,19 @@ class SeamStream:
     """Made by `stitch`. Iterate once, with `for` or with `async for`; close it, or use `with`."""
 
     def __init__(
-        self, world: World, preset: Preset, request: Request, *, follow: bool, wait_ns: int
+        self,
+        world: World,
+        preset: Preset,
+        request: Request,
+        *,
+        follow: bool,
+        wait_ns: int,
+        resume: Position | None = None,
     ) -> None:
         self.request = request
+        self._resume = resume
+        self._told = Told(request, resume)
+        self._last: Event | None = None
         self._world = world
         self._preset = preset
         self._follow = follow
@@ -151,6 +194,7 @@ class SeamStream:
         self._built: SeamEngine | None = None
         self._bars = True
         self._events: Generator[Event] | None = None
+        self._step_events: Iterator[Event] = iter(())
         self._pump: _Pump | None = None
 
     @property
@@ -158,11 +202,28 @@ class SeamStream:
         """The evidence, once the history has been proved."""
         return None if self._built is None else self._built.certificate
 
+    @property
+    def position(self) -> Position | None:
+        """What was handed out up to and with the newest event; save it with what was made of it.
+
+        None before the first event, and before `CaughtUp` of a stream whose history was taken as
+        columns; of a stream that resumed the position it resumed from. Raises ContractError when
+        it would not be bounded (see `Position`).
+        """
+        return self._told.position(self._last)
+
     def history_columns(self) -> dict[str, ConformedColumns]:
         """The proved history of each symbol as columns, instead of as bars.
 
-        Iteration then gives the history's gaps, `CaughtUp` and live. Before the first event only.
+        Iteration then gives the history's gaps, `CaughtUp` and live. Before the first event only,
+        and not of a stream that resumed.
         """
+        if self._resume is not None:
+            raise UsageError(
+                "columns are the whole history, a resumed stream hands out what is left of it",
+                parameter="history_columns",
+                fix="Iterate, or stitch without `resume`",
+            )
         if self._events is not None or self._pump is not None:
             raise UsageError(
                 "the stream has begun", parameter="history_columns", fix="Ask before iterating"
@@ -225,17 +286,36 @@ class SeamStream:
         if self._pump is None:
             if self._events is not None:
                 raise _mixed()
-            self._pump = _Pump(self._batches(), self._stop)
-        return await self._pump.next()
+            self._pump = _Pump(self._steps(), self._stop)
+        while True:
+            event = next(self._step_events, None)
+            if event is not None:
+                return event
+            self._step_events = self._hand_out(await self._pump.next())
 
     def _iterate(self) -> Generator[Event]:
-        with closing(self._batches()) as batches:
-            for batch in batches:
-                yield from batch
+        with closing(self._steps()) as steps:
+            for step in steps:
+                yield from self._hand_out(step)
 
-    def _batches(self) -> Generator[list[Event]]:
+    def _hand_out(self, step: Step) -> Iterator[Event]:
+        """The events of a step; the position counts each when it is handed out."""
+        if step.begin is not None:
+            self._told.begin(step.begin)
+        if step.caught_up:
+            self._told.caught_up()
+        for event in step.events:
+            if step.live:
+                self._told.handed(event)
+            elif self._bars:
+                self._last = event
+            yield event
+        if step.known_ns:
+            self._told.advance(step.known_ns)
+
+    def _steps(self) -> Generator[Step]:
         if not self._stop.is_set():
-            yield from self._engine().batches(bars=self._bars)
+            yield from self._engine().steps(bars=self._bars)
 
     def _engine(self) -> SeamEngine:
         if self._built is None:
@@ -247,53 +327,49 @@ class SeamStream:
                 wait_ns=self._wait_ns,
                 clock=time.time_ns,
                 stop=self._stop,
+                resume=self._resume,
             )
         return self._built
 
 
 class _Pump:
-    """Runs the engine in a thread and hands its batches to an event loop, some batches ahead."""
+    """Runs the engine in a thread and hands its steps to an event loop, some steps ahead."""
 
-    def __init__(self, batches: Generator[list[Event]], stop: threading.Event) -> None:
+    def __init__(self, steps: Generator[Step], stop: threading.Event) -> None:
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()  # bounded by `_room`
-        self._room = threading.Semaphore(QUEUE_BATCHES)
-        self._ready: deque[Event] = deque()
+        self._room = threading.Semaphore(QUEUE_STEPS)
         self._ended = False
         self._thread = threading.Thread(
-            target=self._run, args=(batches,), name="seamline-stitch", daemon=True
+            target=self._run, args=(steps,), name="seamline-stitch", daemon=True
         )
         self._thread.start()
 
-    async def next(self) -> Event:
-        while not self._ready:
-            if self._ended:
-                raise StopAsyncIteration
-            item = await self._queue.get()
-            self._room.release()
-            if item is None:
-                self._ended = True
-            elif isinstance(item, BaseException):
-                self._ended = True
-                raise item
-            else:
-                self._ready.extend(item)
-                await asyncio.sleep(0)  # a long history must not keep the loop from other work
-        return self._ready.popleft()
+    async def next(self) -> Step:
+        if self._ended:
+            raise StopAsyncIteration
+        item = await self._queue.get()
+        self._room.release()
+        if isinstance(item, Step):
+            await asyncio.sleep(0)  # a long history must not keep the loop from other work
+            return item
+        self._ended = True
+        if item is None:
+            raise StopAsyncIteration
+        raise item
 
     async def join(self) -> None:
         """Wait for the thread; the flag is set, so it leaves at its next step."""
         self._ended = True
-        self._ready.clear()
         await asyncio.to_thread(self._thread.join, CLOSE_S)
 
-    def _run(self, batches: Generator[list[Event]]) -> None:
+    def _run(self, steps: Generator[Step]) -> None:
         last: _Item = None
         try:
-            with closing(batches):
-                for batch in batches:
-                    if not self._put(batch):
+            with closing(steps):
+                for step in steps:
+                    if not self._put(step):
                         return
         except BaseException as error:  # it is raised where the events are taken
             last = error

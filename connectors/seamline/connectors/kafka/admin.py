@@ -125,6 +125,10 @@ class Admin:
             raise
         return entries[name].value if name in entries else None
 
+    def cluster_id(self) -> str:
+        """The id that the cluster was made with."""
+        return str(self._metadata().cluster_id)
+
     def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """Partition counts; a topic that does not exist is left out."""
         return {topic: len(found) for topic, found in self._leaders(topics).items()}

@@ -3,6 +3,9 @@
 Decides: how an event looks as a line. Invariants: `json` is one object a line, `csv` one row an
 event with the same columns, `table` for eyes; the certificate is among the lines of `json` and
 `table`, with `csv` it goes to stderr; a reader that leaves (`| head`) and Ctrl-C end it quietly.
+A position is saved only after what it counts was flushed to stdout: after each event behind the
+history, within SAVE_S in it. So a killed command that is run again leaves nothing out; it repeats
+at most what it printed since it saved.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import csv
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,9 +26,12 @@ from seamline.sdk.cli.output import Format, FormatOption, answers, notices
 from seamline.sdk.cli.stack import DirOption
 
 if TYPE_CHECKING:
+    from seamline.sdk import SeamStream
     from seamline.streams.kernel.seam_events import Bar, Event
 
 INTERRUPTED = 130
+SAVE_S = 1.0
+HEADS = ("event", "symbol", "open time", "open", "high", "low", "close", "volume", "source", "rev")
 COLUMNS = (
     *("event", "symbol", "open_time", "open", "high", "low", "close", "volume"),
     *("quote_volume", "trades", "first_trade_id", "last_trade_id"),
@@ -49,20 +56,23 @@ def read(
     certificate: Annotated[
         Path | None, typer.Option(help="write the certificate of the seam to this file")
     ] = None,
+    position: Annotated[
+        Path | None,
+        typer.Option(help="save in this file what was printed; go on from it when it exists"),
+    ] = None,
     directory: DirOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Bars from START on, history and live as one proven stream; without --follow the history."""
     from seamline.connectors.world import World
     from seamline.presets import loader
-    from seamline.sdk import CaughtUp, stitch
-    from seamline.sdk.certificate import save
+    from seamline.sdk import position_file, stitch
 
     named = [name for name in (part.strip() for part in symbols.split(",")) if name]
     presets = loader.load(None, os.environ)
     loader.get(presets, preset)  # a wrong name is told before a missing world
+    resume = None if position is None else position_file.load(position)
     world = World.resolve(os.environ, directory)
-    show: Callable[[Event], None] | None = None
     try:
         with stitch(
             preset,
@@ -72,21 +82,11 @@ def read(
             follow=follow,
             on_gap=on_gap,
             gap_timeout=gap_timeout,
+            resume=resume,
             world=world,
             presets=presets,
         ) as stream:
-            live = False
-            for event in stream:
-                if show is None:
-                    show = _writer(output)  # a refusal leaves stdout empty, without heads
-                show(event)
-                if isinstance(event, CaughtUp):
-                    live = True
-                    if certificate is not None:
-                        save(event.certificate, certificate)
-                if live:
-                    sys.stdout.flush()
-        sys.stdout.flush()
+            _show(stream, output, certificate, position, heads=resume is None)
     except BrokenPipeError:
         # Python would complain again when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,14 +94,52 @@ def read(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _writer(output: Format) -> Callable[[Event], None]:
+def _show(
+    stream: SeamStream,
+    output: Format,
+    certificate: Path | None,
+    position: Path | None,
+    *,
+    heads: bool,
+) -> None:
+    from seamline.sdk import CaughtUp, position_file
+    from seamline.sdk.certificate import save
+
+    show: Callable[[Event], None] | None = None
+    live, shown, saved = False, True, time.monotonic()
+    try:
+        for event in stream:
+            shown = False
+            if show is None:
+                show = _writer(output, heads)  # a refusal leaves stdout empty, without heads
+            show(event)
+            shown = True
+            if isinstance(event, CaughtUp):
+                live = True
+                if certificate is not None:
+                    save(event.certificate, certificate)
+            if live or (position is not None and time.monotonic() - saved >= SAVE_S):
+                sys.stdout.flush()
+                if position is not None and stream.position is not None:
+                    position_file.save(stream.position, position)
+                    saved = time.monotonic()
+    finally:
+        # Ctrl-C may have come between an event and its line: what was saved before stands.
+        if shown and position is not None and stream.position is not None:
+            sys.stdout.flush()
+            position_file.save(stream.position, position)
+    sys.stdout.flush()
+
+
+def _writer(output: Format, heads: bool) -> Callable[[Event], None]:
     if output is Format.JSON:
         return lambda event: print(json.dumps(as_object(event), ensure_ascii=False))
     if output is Format.CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        if heads:  # what goes on is appended to what there is
+            writer.writerow(COLUMNS)
         return lambda event: _csv_row(writer, event)
-    return _table_writer()
+    return _table_writer(heads)
 
 
 def as_object(event: Event) -> dict[str, Any]:
@@ -152,22 +190,11 @@ def _summary(event: Event) -> str:
     return event.certificate.summary()
 
 
-def _table_writer() -> Callable[[Event], None]:
+def _table_writer(heads: bool) -> Callable[[Event], None]:
     """Lines of fixed width, so that a stream can be watched."""
     form = "{:<10} {:<16} {:<20} {:>14} {:>14} {:>14} {:>14} {:>14} {:<12} {:>3}"
-    heads = (
-        "event",
-        "symbol",
-        "open time",
-        "open",
-        "high",
-        "low",
-        "close",
-        "volume",
-        "source",
-        "rev",
-    )
-    print(form.format(*heads))
+    if heads:
+        print(form.format(*HEADS))
 
     def show(event: Event) -> None:
         fields = as_object(event)
