@@ -70,6 +70,8 @@ def test_a_file_starts_at_its_first_bar() -> None:
         (["--start", "1767225600"], "unit"),
         (["--until", "-3d", "--start", "-1d"], "until"),
         (["--faults", "lose-frames"], "faults"),
+        (["--faults", "halt:from=+5m,to=+9m", "--faults", "outage:from=+5m,to=+2m"], "from"),
+        (["--faults", "lose-history:at=+5m,symbol=ETH/USD"], "ETH/USDT"),
         (["--data", str(COINBASE)], "without its symbol"),
         (["--data", "BTC/USD=/no/such.csv"], "no such file"),
         (["--empty-share", "2"], "empty_share"),

@@ -108,6 +108,46 @@ def test_drops_at_times_are_given_once_each() -> None:
         "drop-socket:at=10",
         "drop-socket:at=2026-01-01T00:00:00",
         "drop-socket:p=0.5,symbol=BTC/USDT",
+        "drop-socket:p=0.5,only=closed",
+        "duplicate-frames",
+        "duplicate-frames:p=0.1,p=0.2",
+        "lose-frames:at=+1m,from=+2m",
+        "delay-frames:p=0.1",
+        "delay-frames:p=0.1,by=0s",
+        "delay-frames:p=0.1,by=2",
+        "delay-frames:p=0.1,by=2h",
+        "wrong-symbol:p=0.1,as=other",
+        "correct-klines:after=5m",
+        "correct-klines:p=0.1,after=8d",
+        "lose-history",
+        "lose-history:at=+1m,only=closed",
+        "shutdown",
+        "shutdown:p=0.1",
+        "shutdown:at=+1m,notice=-1m",
+        "outage",
+        "outage:from=+1m",
+        "outage:to=+1m",
+        "outage:from=+5m,to=+2m",
+        "outage:from=+5m,to=+5m",
+        "outage:from=+5m,to=+9m,only=closed",
+        "outage:p=0.1,from=+5m,to=+9m",
+        "halt:from=+5m",
+        "halt:from=+5m,to=+9m,only=ws",
+        "slow-rest:p=0.1",
+        "slow-rest:by=3s",
+        "slow-rest:p=0.1,by=11m",
+        "slow-rest:at=+1m,by=3s",
+        "limit-rest",
+        "limit-rest:p=0.1,status=503",
+        "limit-rest:p=0.1,retry_after=0s",
+        "limit-rest:p=0.1,retry_after=1500ms",
+        "limit-rest:p=0.1,symbol=BTC/USDT",
+        "clock",
+        "clock:by=0s",
+        "clock:by=--5s",
+        "clock:by=90",
+        "clock:by=25h",
+        "clock:by=1s,at=+1m",
         ";".join(["lose-frames:p=0.5"] * 65),
     ],
 )
@@ -115,11 +155,46 @@ def test_a_fault_without_sense_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         plan(text)
     assert caught.value.parameter == "faults"
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("delay-frames:every=3,by=2s", {"every": 3, "by_ms": 2_000}),
+        ("wrong-symbol:p=1,as=listed", {"disguise": "listed"}),
+        ("correct-klines:p=0.01", {"after_ms": 5 * MIN}),
+        ("correct-klines:every=9,after=0s", {"after_ms": 0}),
+        ("shutdown:at=+1m|+9m", {"at": (START_MS + MIN, START_MS + 9 * MIN)}),
+        ("shutdown:at=+1m,notice=0s", {"notice_ms": 0}),
+        ("outage:from=+1m,to=+2m", {"only": "both", "to_ms": START_MS + 2 * MIN}),
+        ("outage: from=+1m , to=+2m , only=ws", {"only": "ws"}),
+        ("halt:from=2026-01-01T00:01:00Z,to=+2m", {"from_ms": START_MS + MIN}),
+        ("slow-rest:p=0.1,by=3s", {"by_ms": 3_000}),
+        ("limit-rest:every=5", {"status": 429, "retry_after_s": 2}),
+        ("limit-rest:every=5,status=418,retry_after=1m", {"status": 418, "retry_after_s": 60}),
+        ("clock:by=-90s", {"by_ms": -90_000, "from_ms": None}),
+        ("clock:by=+90s", {"by_ms": 90_000}),
+        ("clock:by=90s", {"by_ms": 90_000}),
+    ],
+)
+def test_a_fault_is_read_as_it_is_meant(text: str, wanted: dict[str, object]) -> None:
+    (fault,) = parse_faults(text, start_ns=START_MS * 1_000_000)
+    assert {name: getattr(fault, name) for name in wanted} == wanted
+    assert (fault.text, fault.kind) == (text, text.partition(":")[0])
 
 
 def test_a_near_name_is_offered() -> None:
-    with pytest.raises(UsageError, match="lose-frames"):
-        plan("loose-frames:p=0.1")
+    for wrong, near in (
+        ("loose-frames:p=0.1", "lose-frames"),
+        ("outages:from=+1m,to=+2m", "outage"),
+        ("limit-rest:p=0.1,retry-after=2s", "retry_after"),
+        ("limit-rest:p=0.1,status=492", "429"),
+        ("delay-frames:p=0.1", "by=2s"),
+        ("wrong-symbol:p=0.1,as=list", "listed"),
+    ):
+        with pytest.raises(UsageError, match=near):
+            plan(wrong)
 
 
 def test_over_the_limit_429_then_418_until_the_ban_ends() -> None:

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +83,7 @@ class _Chunk:
 
 
 class SimulatedMarket:
-    """A seeded market; satisfies `Market`. Not for use by several threads (it keeps recent
-    chunks)."""
+    """A seeded market; satisfies `Market`. Several threads may ask it."""
 
     def __init__(self, symbols: Sequence[str], settings: MarketSettings | None = None) -> None:
         self._settings = settings or MarketSettings()
@@ -95,6 +95,8 @@ class SimulatedMarket:
             listed.append(walk.listing)
         self._listings = listings_by_venue_symbol(listed)
         self._chunks: OrderedDict[tuple[str, int], _Chunk] = OrderedDict()
+        # Whoever compares with a running venue asks for its truth from another thread.
+        self._lock = Lock()
 
     @property
     def listings(self) -> Mapping[str, Listing]:
@@ -146,15 +148,16 @@ class SimulatedMarket:
 
     def _chunk(self, venue_symbol: str, minute: int) -> _Chunk:
         key = (venue_symbol, minute // CHUNK_MINUTES)
-        chunk = self._chunks.get(key)
-        if chunk is None:
-            chunk = self._walks[venue_symbol].chunk(key[1] * CHUNK_MINUTES)
-            self._chunks[key] = chunk
-            if len(self._chunks) > CHUNKS_KEPT_MAX:
-                self._chunks.popitem(last=False)
-        else:
-            self._chunks.move_to_end(key)
-        return chunk
+        with self._lock:
+            chunk = self._chunks.get(key)
+            if chunk is None:
+                chunk = self._walks[venue_symbol].chunk(key[1] * CHUNK_MINUTES)
+                self._chunks[key] = chunk
+                if len(self._chunks) > CHUNKS_KEPT_MAX:
+                    self._chunks.popitem(last=False)
+            else:
+                self._chunks.move_to_end(key)
+            return chunk
 
 
 class _Walk:

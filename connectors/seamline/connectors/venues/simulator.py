@@ -125,7 +125,7 @@ class VenueSimulator:
         return self._clock
 
     def settled(self, symbol: str, from_ms: int, to_ms: int) -> Iterator[Settled]:
-        """What this venue's history says in the end; see `settled_klines`."""
+        """What this venue's history says in the end, for any thread; see `settled_klines`."""
         return settled_klines(self.market, self.plan, symbol, from_ms, to_ms)
 
     async def start(self) -> None:
@@ -194,7 +194,7 @@ class VenueSimulator:
         await self.stop()
 
     def status(self) -> dict[str, Any]:
-        """What `/sim/status` answers."""
+        """What `/sim/status` answers; for any thread."""
         tally, config = self._feed.tally, self._config
         return {
             "feeding": self._pump is not None and not self._pump.done(),

@@ -104,7 +104,9 @@ class Feed:
 
     def streams(self) -> Counter[str]:
         """How many sessions have each stream."""
-        return Counter(name for session in self._sessions.values() for name in session.streams)
+        # Copies: another thread may ask for the status.
+        sessions = list(self._sessions.values())
+        return Counter(name for session in sessions for name in list(session.streams))
 
     def drop_all(self, why: str) -> int:
         """Break all connections after what is queued; returns how many."""

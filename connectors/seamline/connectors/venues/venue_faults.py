@@ -219,8 +219,10 @@ def _duration(least_ms: int, most_ms: int) -> Callable[[str, int], int]:
 
 
 def _offset(text: str, start_ns: int) -> int:
+    """A duration with or without a sign; the text is not empty."""
     sign = -1 if text.startswith("-") else 1
-    return sign * _duration(1, DAY_MS)(text.lstrip("+-") if text[:1] in "+-" else text, start_ns)
+    unsigned = text[1:] if text[0] in "+-" else text
+    return sign * _duration(1, DAY_MS)(unsigned, start_ns)
 
 
 def _whole_seconds(text: str, start_ns: int) -> int:
