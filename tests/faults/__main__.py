@@ -33,17 +33,17 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def stack(versions: dict[str, str]) -> Iterator[World]:
-    with running() as ready:
+def stack(versions: dict[str, str], brokers: int = 1) -> Iterator[tuple[World, Path]]:
+    with running(brokers=brokers) as ready:
         versions.update(ready.versions)
-        yield World(Cluster(ready.bootstrap), ready.registry_url)
+        yield World(Cluster(ready.bootstrap), ready.registry_url), ready.directory
 
 
-def run_one(case: Case, seed: int, world: World, home: Path) -> Run:
+def run_one(case: Case, seed: int, made: tuple[World, Path], home: Path) -> Run:
     directory = home / f"{case.name}-{seed}"
     directory.mkdir(parents=True)
     try:
-        run = Run(case, seed, case.run(Ground(world, directory), seed))
+        run = Run(case, seed, case.run(Ground(made[0], directory, made[1]), seed))
     except Exception as error:
         text = "".join(traceback.format_exception(error)).splitlines()[-FAILURE_LINES:]
         run = Run(case, seed, None, "\n".join(text))
@@ -67,13 +67,13 @@ def run_all(
         return seeds if seeds is not None else range(case.seeds if count is None else count)
 
     if shared:
-        with stack(versions) as world:
+        with stack(versions) as made:
             for case in shared:
-                runs += [run_one(case, seed, world, home) for seed in chosen(case)]
+                runs += [run_one(case, seed, made, home) for seed in chosen(case)]
     for case in alone:
         for seed in chosen(case):
-            with stack(versions) as world:
-                runs.append(run_one(case, seed, world, home))
+            with stack(versions, case.brokers) as made:
+                runs.append(run_one(case, seed, made, home))
     return runs, versions
 
 

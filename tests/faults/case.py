@@ -15,10 +15,12 @@ from seamline.connectors.world import World
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where a run happens: a broker and a registry, and a directory that nobody else uses."""
+    """Where a run happens: a broker and a registry, and a directory that nobody else uses.
+    `stack`: the directory of the embedded stack, for a case that breaks its brokers."""
 
     world: World
     directory: Path
+    stack: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +67,4 @@ class Case:
     faults: Mapping[str, str] = field(default_factory=dict)
     # A stack of its own: the case breaks the broker.
     own_stack: bool = False
+    brokers: int = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import worker_cases
+from faults import broker_cases, worker_cases
 from faults.case import Case
 
-CASES: tuple[Case, ...] = (*worker_cases.CASES,)
+CASES: tuple[Case, ...] = (*worker_cases.CASES, *broker_cases.CASES)

@@ -33,7 +33,13 @@ from seamline.connectors.embedded.processes import (
     still_there,
     strays,
 )
-from seamline.connectors.embedded.readiness import PortTakenError, Started, failure, sizes_of
+from seamline.connectors.embedded.readiness import (
+    PortTakenError,
+    Started,
+    failure,
+    sizes_of,
+    why_ended,
+)
 from seamline.connectors.embedded.single import kill_broker, start_broker
 from seamline.connectors.embedded.stack import down, endpoints, status, up
 from seamline.connectors.embedded.state import (
@@ -230,6 +236,35 @@ def test_a_log_is_told_in_a_sentence(tmp_path: Path, logged: str, says: str) -> 
     server = Started("kafka", Running(1, 1.0), tmp_path, 9092, sizes)
     with pytest.raises(TransportError, match=says):
         raise failure(server, "it ended")
+
+
+@pytest.mark.parametrize(
+    ("logged", "says"),
+    [
+        (
+            "IOException: No space left on device\nall log dirs in /d have failed",
+            "the disk is full",
+        ),
+        ("IOException: File too large", "a file may not grow"),
+        ("Shutdown broker because all log dirs in /d have failed", "its data cannot be written"),
+        ("INFO shut down completed", None),
+    ],
+)
+def test_a_broker_that_ended_by_itself_says_why(
+    tmp_path: Path, logged: str, says: str | None
+) -> None:
+    log = tmp_path / "kafka.log"
+    log.write_text(f"No space left on device\nstarting (kafka.server.KafkaRaftServer)\n{logged}\n")
+    told = why_ended(log)
+    assert told is None if says is None else says in str(told)
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    (folder / "kafka.log").write_text(log.read_text())
+    gone = Running(2**22 + 1, 1.0)
+    write_state(tmp_path, StackState((BrokerState(PLACES[0], gone),), 8080))
+    assert status(tmp_path, env={}).brokers[0].cause == (told and why_ended(folder / "kafka.log"))
+    down(tmp_path, env={})
+    assert status(tmp_path, env={}).brokers[0].cause is None
 
 
 def test_a_port_taken_meanwhile_is_its_own_fault(tmp_path: Path) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.kafka.faults import CAUSES_KEPT, Causes, FencedError, transport_error
+from seamline.connectors.kafka.faults import (
+    CAUSES_KEPT,
+    LEADER_MOVES,
+    PASSING,
+    Causes,
+    FencedError,
+    error_of,
+    moved,
+    transport_error,
+)
 from seamline.connectors.kafka.producer import (
     ProducerSettings,
     TransactionalProducer,
@@ -16,6 +27,7 @@ from seamline.connectors.kafka.producer import (
 from seamline.connectors.kafka.reader import ReaderSettings, Tail, consumer_config, read_range
 from seamline.schemas.errors import TransportError, UsageError
 
+TASKS = Path("/proc/self/task")
 # Nothing listens there: these tests contact nobody.
 NOWHERE = Cluster("127.0.0.1:1", {"security.protocol": "plaintext"})
 
@@ -76,6 +88,25 @@ def test_an_init_that_nobody_answers_names_the_cause() -> None:
     producer.close()
 
 
+def test_a_closed_producer_has_no_client_left_that_could_fence_the_next() -> None:
+    before = set(TASKS.iterdir())
+    producer = TransactionalProducer(NOWHERE, "seamline.p.conform.0")
+    with pytest.raises(TransportError):
+        producer.init(timeout_s=0.2)
+    assert set(TASKS.iterdir()) - before
+    producer.close()
+    assert not set(TASKS.iterdir()) - before
+
+
+def test_a_fatal_error_inside_a_callback_is_still_that_error() -> None:
+    fatal = KafkaException(KafkaError(KafkaError._FENCED, "fenced", fatal=True))
+    wrapped = SystemError("returned a result with an exception set")
+    wrapped.__cause__ = fatal
+    assert error_of(wrapped).code() == KafkaError._FENCED
+    assert error_of(fatal).fatal()
+    assert error_of(SystemError("something else")).code() == KafkaError._FAIL
+
+
 def test_fenced_refused_and_passing_errors_are_told_apart() -> None:
     def meaning(code: int) -> TransportError:
         return transport_error(KafkaError(code), doing="commit", cluster=NOWHERE)
@@ -96,6 +127,22 @@ def test_fenced_refused_and_passing_errors_are_told_apart() -> None:
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     ):
         assert not meaning(code).retriable
+
+
+def test_what_passes_while_brokers_come_and_go_is_worth_another_try() -> None:
+    for code in PASSING:
+        error = transport_error(KafkaError(code), doing="read", cluster=NOWHERE)
+        assert error.retriable, error
+        assert not isinstance(error, FencedError)
+        assert moved(error) is (code in LEADER_MOVES)
+    lacking = transport_error(
+        KafkaError(KafkaError.NOT_ENOUGH_REPLICAS), doing="send", cluster=NOWHERE
+    )
+    assert "seamline up" in str(lacking)
+    full = transport_error(
+        KafkaError(KafkaError.KAFKA_STORAGE_ERROR), doing="send", cluster=NOWHERE
+    )
+    assert "make room" in str(full)
 
 
 def test_a_timeout_is_told_with_the_refusal_that_caused_it() -> None:

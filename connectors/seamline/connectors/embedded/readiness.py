@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import shutil
 import socket
 import time
 import urllib.error
@@ -44,6 +45,11 @@ CAUSES = (
         "Free some space, or name another directory with --dir",
     ),
     (
+        "File too large",
+        "a file may not grow (a limit of the process, ulimit -f)",
+        "Lift the limit, and start again",
+    ),
+    (
         "Failed to acquire lock on file",
         "another broker uses this directory",
         "End it, or name another directory with --dir",
@@ -62,6 +68,10 @@ CAUSES = (
     ("insufficient memory for the Java", "Java has not enough memory", "Free some memory"),
     ("Permission denied", "a file may not be read or written", "Mend the directory's permissions"),
 )
+# Where the cause above it was not logged: the broker ends when it can write no more.
+LOG_DIR_FAILED = "log dirs in"
+BEGINS = "starting (kafka.server.KafkaRaftServer)"
+FULL_BYTES = 16 << 20
 PORT_TAKEN = ("Address already in use", "BindException", "seems to be in use by another process")
 
 
@@ -139,6 +149,29 @@ def registry_complaint(url: str, auth: str | None = None, timeout_s: float = ASK
             return f"HTTP {error.code} {error.reason}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return str(getattr(error, "reason", None) or error or type(error).__name__)
+
+
+def why_ended(log: Path) -> str | None:
+    """What a broker that ended by itself says of it, as a sentence with what to do.
+
+    On a full disk the log may be cut short too, so the disk is asked as well. None: no idea.
+    """
+    text = _since(log, 0).rpartition(BEGINS)[2]
+    for phrase, meaning, fix in CAUSES:
+        if phrase in text:
+            return f"{meaning}. {fix}"
+    if _is_full(log.parent):
+        return "the disk is full. Free some space, then start it: seamline up"
+    if LOG_DIR_FAILED in text:
+        return f"its data cannot be written. {log} says why"
+    return None
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < FULL_BYTES
+    except OSError:
+        return False
 
 
 def sizes_of(paths: tuple[Path, ...]) -> tuple[tuple[Path, int], ...]:

@@ -33,7 +33,7 @@ from seamline.connectors.embedded.launch import (
     made_for,
 )
 from seamline.connectors.embedded.processes import Running, current, still_there, strays
-from seamline.connectors.embedded.readiness import registry_answers
+from seamline.connectors.embedded.readiness import registry_answers, why_ended
 from seamline.connectors.embedded.settings import BROKER_COUNTS
 from seamline.connectors.embedded.starting import (
     Notify,
@@ -85,12 +85,14 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class BrokerStatus:
-    """One broker: `state` is answering, silent (it runs but does not answer) or stopped."""
+    """One broker: `state` is answering, silent (it runs but does not answer) or stopped. `cause`:
+    why it ended by itself and what to do, where it did and said so."""
 
     number: int
     address: str
     state: str
     pid: int | None
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +191,14 @@ def status(directory: Path | None = None, *, env: Mapping[str, str] | None = Non
     """What runs in `directory` and whether it answers (3 s at most for each server)."""
     env = os.environ if env is None else env
     home = stack_directory(directory, env)
-    state = alive_in(read_state(home), home)
-    if state is None:
+    written = read_state(home)
+    state = alive_in(written, home)
+    if written is None or state is None:
         return Status("stopped", home, "stopped", "stopped", None, None, None, None, {})
-    brokers = tuple(_broker_status(broker, state, home) for broker in state.brokers)
+    brokers = tuple(
+        _broker_status(broker, state, home, ended=was.process is not None)
+        for was, broker in zip(written.brokers, state.brokers, strict=True)
+    )
     broker_says = _together([broker.state for broker in brokers])
     answers = state.registry is not None and registry_answers(state.registry_port)
     registry_says = "stopped" if state.registry is None else "answering" if answers else "silent"
@@ -325,11 +331,15 @@ def _require_same_ports(state: StackState, wish: Wish) -> None:
             )
 
 
-def _broker_status(broker: BrokerState, state: StackState, home: Path) -> BrokerStatus:
+def _broker_status(
+    broker: BrokerState, state: StackState, home: Path, *, ended: bool
+) -> BrokerStatus:
+    """`ended`: it was running when the state was written."""
     place, process = broker.place, broker.process
-    if process is None:
-        return BrokerStatus(place.number, place.address, "stopped", None)
     folder = broker_folder(home, place.number, len(state.brokers))
+    if process is None:
+        cause = why_ended(folder / "kafka.log") if ended else None
+        return BrokerStatus(place.number, place.address, "stopped", None, cause)
     try:
         facts = ask_cluster(Cluster(place.address), ASK_S)
         # A broker that is not among the live ones has lost its controllers.

@@ -32,7 +32,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.kafka.faults import Causes, error_of, quiet_config, transport_error
+from seamline.connectors.kafka.faults import Causes, error_of, moved, quiet_config, transport_error
 from seamline.schemas.errors import SeamlineError, UsageError
 
 TP = tuple[str, int]
@@ -43,14 +43,6 @@ TIMEOUT_S: Final = 10.0
 WAIT_SLICE_S: Final = 0.25
 METADATA_SLICE_S: Final = 1.0
 METADATA_CHECK_S: Final = 0.02
-_LEADER_MOVES: Final = frozenset(
-    (
-        "NOT_LEADER_FOR_PARTITION",
-        "LEADER_NOT_AVAILABLE",
-        "FENCED_LEADER_EPOCH",
-        "UNKNOWN_LEADER_EPOCH",
-    )
-)
 _ISOLATION: Final = {
     "read_committed": IsolationLevel.READ_COMMITTED,
     "read_uncommitted": IsolationLevel.READ_UNCOMMITTED,
@@ -112,6 +104,12 @@ class Admin:
             if p.leader < 0 or len(p.isrs) < len(p.replicas)
         }
         return tuple(sorted(metadata.brokers)), frozenset(lagging)
+
+    def leaders(self, topics: Iterable[str]) -> dict[TP, int]:
+        """The broker that leads each partition, -1 for one without; a topic that does not exist is
+        left out."""
+        found = self._leaders(topics)
+        return {(topic, n): led for topic, leds in found.items() for n, led in enumerate(leds)}
 
     def broker_setting(self, name: str) -> str | None:
         """A setting of a live broker; None where there is none, or it may not be asked for."""
@@ -204,7 +202,7 @@ class Admin:
             except SeamlineError as error:
                 # The client asks a leader that has not begun (a new topic, a broker just
                 # started) or no longer is one.
-                if error.fields.get("code") not in _LEADER_MOVES or time.monotonic() >= deadline:
+                if not moved(error) or time.monotonic() >= deadline:
                     raise
             time.sleep(METADATA_CHECK_S)
 
@@ -264,7 +262,7 @@ class Admin:
     def _leaders(self, topics: Iterable[str]) -> dict[str, list[int]]:
         metadata = self._metadata().topics
         return {
-            topic: [p.leader for p in metadata[topic].partitions.values()]
+            topic: [p.leader for _, p in sorted(metadata[topic].partitions.items())]
             for topic in topics
             if topic in metadata and metadata[topic].error is None
         }

@@ -1,9 +1,10 @@
 """What a Kafka error means to Seamline: fenced, refused, or worth another try.
 
-Decides: which error codes are permanent, and that a timeout is reported with the cause that the
-client only told its `error_cb` (wrong SASL credentials show nowhere else). Invariants: nothing
-outside this package sees a `KafkaException`; the causes kept are bounded. Must not know: what was
-being sent or read beyond the words it is given.
+Decides: which error codes are permanent, which pass while brokers come and go, and that a timeout
+is reported with the cause that the client only told its `error_cb` (wrong SASL credentials show
+nowhere else). Invariants: no code is both permanent and passing; nothing outside this package sees
+a `KafkaException`; the causes kept are bounded. Must not know: what was being sent or read beyond
+the words it is given.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException
 
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.schemas.errors import TransportError
+from seamline.schemas.errors import SeamlineError, TransportError
 
 CAUSES_KEPT: Final = 16
+# A call that serves callbacks raises a fatal error of the client inside them, and where a delivery
+# report follows in the same call Python makes a SystemError of it, with the fatal one as its cause.
+RAISED: Final = (KafkaException, SystemError)
 
 _FENCED: Final = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
@@ -50,18 +54,62 @@ _PERMANENT: Final = _REFUSALS | {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.UNSUPPORTED_VERSION,
 }
+# The broker that was asked does not lead the partition now, or leads it and does not know yet how
+# far it is committed, or is gone: the next one answers in a moment.
+LEADER_MOVES: Final = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+# What a client meets while brokers end, start and elect, and gets over by itself. Whoever waits
+# keeps a deadline of his own.
+PASSING: Final = LEADER_MOVES | {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
+    KafkaError.CONCURRENT_TRANSACTIONS,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    KafkaError.PREFERRED_LEADER_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+}
+_BROKERS: Final = "See which brokers run: seamline status; start what is missing: seamline up"
+_DISK: Final = "A broker's disk failed or is full: make room, then start it: seamline up"
 _FIXES: Final = {
     KafkaError._AUTHENTICATION: "Check SEAMLINE_KAFKA_SASL_* and the security protocol",
     KafkaError._SSL: "Check SEAMLINE_KAFKA_SSL_* and the security protocol",
     KafkaError._TIMED_OUT: "Check that the broker is up and reachable from here",
     KafkaError._TRANSPORT: "Check that the broker is up and reachable from here",
     KafkaError._ALL_BROKERS_DOWN: "Check that the broker is up and reachable from here",
+    # A record that is given up names no cause: the client retried it until then.
+    KafkaError._MSG_TIMED_OUT: _BROKERS,
+    KafkaError.NOT_ENOUGH_REPLICAS: _BROKERS,
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND: _BROKERS,
+    KafkaError.LEADER_NOT_AVAILABLE: _BROKERS,
+    KafkaError.KAFKA_STORAGE_ERROR: _DISK,
+    KafkaError.LOG_DIR_NOT_FOUND: _DISK,
     KafkaError.MSG_SIZE_TOO_LARGE: "Use a smaller block_rows, or raise max.message.bytes",
     KafkaError.UNKNOWN_TOPIC_OR_PART: "Run: seamline topics apply PRESET",
     KafkaError._UNKNOWN_TOPIC: "Run: seamline topics apply PRESET",
     KafkaError._UNKNOWN_PARTITION: "Run: seamline topics plan PRESET",
 }
 
+
+_MOVES: Final = frozenset(KafkaError(code).name() for code in LEADER_MOVES)
 
 # librdkafka writes to stderr by itself unless a logger takes its lines.
 _LOG: Final = logging.getLogger("seamline.kafka")
@@ -108,8 +156,10 @@ def quiet_config(cluster: Cluster) -> dict[str, Any]:
     return {**cluster.client_config(), "log_level": 0, "logger": _LOG}
 
 
-def error_of(exception: KafkaException) -> KafkaError:
+def error_of(exception: BaseException) -> KafkaError:
     """The error inside; confluent_kafka always puts it first."""
+    if isinstance(exception, SystemError) and isinstance(exception.__cause__, KafkaException):
+        exception = exception.__cause__
     inner = exception.args[0] if exception.args else None
     if isinstance(inner, KafkaError):
         return inner
@@ -118,6 +168,11 @@ def error_of(exception: KafkaException) -> KafkaError:
 
 def is_fenced(error: KafkaError) -> bool:
     return error.code() in _FENCED
+
+
+def moved(error: SeamlineError) -> bool:
+    """Whether an error raised here says that another broker has to be asked."""
+    return error.fields.get("code") in _MOVES
 
 
 def transport_error(

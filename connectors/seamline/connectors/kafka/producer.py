@@ -16,10 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import (
+    RAISED,
     Causes,
     error_of,
     is_fenced,
@@ -136,7 +137,7 @@ class TransactionalProducer:
         self._settings = settings or ProducerSettings()
         self._causes = Causes()
         config = transactional_config(cluster, transactional_id, self._settings)
-        self._producer = _make(config, cluster, self._causes)
+        self._handle: Producer | None = _make(config, cluster, self._causes)
         self._state = "new"
         self._batches = 0
         self._wanted: dict[int, tuple[int, list[int]]] = {}
@@ -151,9 +152,9 @@ class TransactionalProducer:
             left = deadline - time.monotonic()
             try:
                 self._producer.init_transactions(max(0.1, min(INIT_SLICE_S, left)))
-            except KafkaException as raised:
+            except RAISED as raised:
                 error = error_of(raised)
-                with suppress(KafkaException):
+                with suppress(*RAISED):
                     self._producer.poll(0)
                 again = error.retriable() and not error.fatal() and left > 0
                 if not again or self._causes.refusal() is not None:
@@ -171,7 +172,7 @@ class TransactionalProducer:
         self._failed.clear()
         try:
             self._producer.begin_transaction()
-        except KafkaException as raised:
+        except RAISED as raised:
             self._fail(error_of(raised), "begin of a transaction")
 
     def send(
@@ -230,7 +231,7 @@ class TransactionalProducer:
                     )
                     on_delivery = rest
             self._producer.poll(0)
-        except KafkaException as raised:
+        except RAISED as raised:
             self._fail(error_of(raised), f"send to {topic}[{partition}]")
         return number
 
@@ -246,7 +247,7 @@ class TransactionalProducer:
             self._settle_wanted(timeout_s)
         try:
             self._producer.commit_transaction(timeout_s)
-        except KafkaException as raised:
+        except RAISED as raised:
             error = error_of(raised)
             if self._failed and not is_fenced(error):
                 error = self._failed[0]  # says why; the commit may only say how many
@@ -268,7 +269,7 @@ class TransactionalProducer:
                 # INVALID_TXN_STATE (1 in 100 measured); after the deliveries it cannot.
                 self._producer.flush(ABORT_FLUSH_S)
             self._producer.abort_transaction(timeout_s)
-        except KafkaException as raised:
+        except RAISED as raised:
             self._fail(error_of(raised), "abort of a transaction")
         self._state = after
 
@@ -277,14 +278,24 @@ class TransactionalProducer:
 
         An open transaction holds back every reader of its partitions, so it is aborted here when
         the broker answers within a moment, else by the next `init` or the transaction timeout.
+        The client goes with this object: one that lives on repeats its requests behind our back,
+        and an `init` that comes through at last fences the producer that was made after it.
         """
+        if self._handle is None:
+            return
         if self._state in ("open", "faulty"):
             with suppress(SeamlineError):
                 self.abort(CLOSE_ABORT_S)
         self._next("close")
-        with suppress(KafkaException):  # a dead client raises its fatal error again on every call
+        with suppress(*RAISED):  # a dead client raises its fatal error again on every call
             self._producer.purge(blocking=False)
             self._producer.poll(0)
+        self._handle = None
+
+    @property
+    def _producer(self) -> Producer:
+        assert self._handle is not None  # the states let nothing through after `close`
+        return self._handle
 
     def __enter__(self) -> TransactionalProducer:
         return self
@@ -337,7 +348,7 @@ class TransactionalProducer:
         """All deliveries known before the commit: a commit without its offsets is of no use."""
         try:
             left = self._producer.flush(timeout_s)
-        except KafkaException as raised:
+        except RAISED as raised:
             self._fail(error_of(raised), "delivery of a transaction")
         if self._failed:
             self._fail(self._failed[0], "delivery of a record")
@@ -427,7 +438,7 @@ class IdempotentProducer:
                 if time.monotonic() >= deadline:
                     full = KafkaError(KafkaError._QUEUE_FULL, "the local queue stayed full")
                     raise self._error(full, f"send to {topic}") from None
-            except KafkaException as raised:
+            except RAISED as raised:
                 raise self._error(error_of(raised), f"send to {topic}") from None
         self._counts.sent += 1
         self.poll()
@@ -436,7 +447,7 @@ class IdempotentProducer:
         """Count the results that arrived; call it when nothing is sent for long."""
         try:
             self._producer.poll(timeout_s)
-        except KafkaException as raised:
+        except RAISED as raised:
             raise self._error(error_of(raised), "delivery") from None
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -466,7 +477,7 @@ class IdempotentProducer:
         try:
             self.flush(timeout_s)
         finally:
-            with suppress(KafkaException):
+            with suppress(*RAISED):
                 self._producer.purge()
                 self._producer.poll(0)
 
@@ -474,7 +485,7 @@ class IdempotentProducer:
         """Records still queued after a slice of the wait: between slices a refusal is seen."""
         try:
             return self._producer.flush(max(0.0, min(INIT_SLICE_S, left_s)))
-        except KafkaException as raised:
+        except RAISED as raised:
             raise self._error(error_of(raised), "delivery") from None
 
     def _report(self, error: KafkaError | None, message: Message) -> None:
@@ -491,7 +502,7 @@ class IdempotentProducer:
 def _make(config: dict[str, object], cluster: Cluster, causes: Causes) -> Producer:
     try:
         return Producer({**config, "error_cb": causes})
-    except KafkaException as raised:
+    except RAISED as raised:
         error = error_of(raised)
         raise UsageError(
             f"the client refuses these settings: {error.str()}",

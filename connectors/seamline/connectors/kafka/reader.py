@@ -20,7 +20,13 @@ from confluent_kafka import Message as ClientMessage
 
 from seamline.connectors.kafka.admin import TP, Admin
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.kafka.faults import Causes, error_of, quiet_config, transport_error
+from seamline.connectors.kafka.faults import (
+    PASSING,
+    Causes,
+    error_of,
+    quiet_config,
+    transport_error,
+)
 from seamline.schemas.errors import ContractError, SeamlineError, UsageError
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -29,15 +35,6 @@ BATCH_MAX: Final = 10_000
 STALL_S: Final = 30.0
 POLL_S: Final = 0.5
 _OUT_OF_RANGE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
-# The client retries these by itself; a deadline of the caller decides when it has been enough.
-_PASSING: Final = (
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._RESOLVE,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-)
 
 
 class Message(NamedTuple):
@@ -169,7 +166,7 @@ class Tail:
                     self._next[tp] = record.offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at_end(message)
-            elif error.code() not in _PASSING and self._failed is None:
+            elif error.code() not in PASSING and self._failed is None:
                 self._failed = message
         if records:
             self._causes.clear()

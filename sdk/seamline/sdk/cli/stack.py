@@ -129,6 +129,10 @@ def status(directory: DirOption = None, output: FormatOption = Format.TABLE) -> 
         "versions": dict(found.versions),
     }
     emit_object(answer, output, title="Embedded stack")
+    for broker in found.brokers:
+        if broker.cause is not None:
+            told = f"broker {broker.number} ended: {broker.cause}"
+            notices.print(told, markup=False, soft_wrap=True)
     if found.state == "degraded":
         notices.print("start what is missing: seamline up; or end all: seamline down")
     if found.state != "running":

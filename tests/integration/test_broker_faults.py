@@ -1,0 +1,40 @@
+"""The only broker under load: killed and started again, and with a full disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faults.broker_cases import killed
+from faults.case import Ground
+from seamline.connectors.embedded.stack import Endpoints, running
+from seamline.connectors.kafka.cluster import Cluster
+from seamline.connectors.world import World
+
+pytestmark = pytest.mark.integration
+
+SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[Endpoints]:
+    """Not the session's: its broker is broken."""
+    with running() as ready:
+        yield ready
+
+
+@pytest.fixture
+def ground(own_stack: Endpoints, tmp_path: Path) -> Ground:
+    world = World(Cluster(own_stack.bootstrap), own_stack.registry_url)
+    return Ground(world, tmp_path, own_stack.directory)
+
+
+@pytest.mark.parametrize("seed", range(5) if SOAK else range(1))
+def test_the_broker_killed_under_load_loses_nothing(seed: int, ground: Ground) -> None:
+    outcome = killed(ground, seed, times=2 if SOAK else 1)
+    print(outcome.story())
+    assert outcome.ok, outcome.story()
+    assert outcome.bars > 500, "too little was fed to mean anything"
