@@ -176,9 +176,10 @@ class World:
         for row, value in zip(rows, values, strict=True):
             self.land(role, row.symbol.encode(), value)
 
-    def land_heartbeat(self, minute: int) -> None:
+    def land_heartbeat(self, minute: int, outages: bytes | None = None) -> None:
         watermark = str(START_NS + minute * MINUTE_NS).encode()
-        headers = (("seamline-venue", b"test"), ("seamline-watermark-ns", watermark))
+        stated = () if outages is None else (("seamline-outages", outages),)
+        headers = (("seamline-venue", b"test"), ("seamline-watermark-ns", watermark), *stated)
         self.land("live", None, None, headers)
 
     def run(self, role: Role, upto: int | None = None) -> None:
@@ -220,6 +221,11 @@ class World:
     def gaps(self, of: Preset | None = None) -> set[tuple[str, int, int]]:
         """(symbol, first missing minute, minute after the last)."""
         return set(self.causes(of))
+
+    def reasons(self) -> set[str | None]:
+        """What the ledger tells people."""
+        found = self.log.latest(topic_name(self.presets[0].id, "gaps"))
+        return {decode_record("gap", value)["detail"] for _, value, _ in found}
 
     def causes(self, of: Preset | None = None) -> dict[tuple[str, int, int], str]:
         """(symbol, first missing minute, minute after the last) -> cause."""

@@ -78,8 +78,8 @@ MUTANTS: Final = (
     Mutant(
         "loss-explained-by-the-venue",
         "streams.kernel.gap_causes:",
-        'Rule(OUR_LOSS, "jump"),',
-        'Rule(NO_TRADES, "jump"),',
+        '*(OUR_LOSS, "jump"),',
+        '*(NO_TRADES, "jump"),',
         "Trades that we lost are called a quiet minute.",
         (CAUSES,),
     ),

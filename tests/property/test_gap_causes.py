@@ -26,6 +26,8 @@ from seamline.streams.kernel.gap_causes import (
     Side,
     cause,
     touching,
+    verdict,
+    written_as,
 )
 
 IDS: tuple[Ids, ...] = ("join", "jump", "silent")
@@ -43,11 +45,15 @@ evidences = st.builds(
     outages=intervals,
     answered=intervals,
     settled_through=st.none() | cells,
+    forgotten_before=st.none() | cells,
+    stated_down=st.booleans(),
 )
 
 
-@pytest.mark.parametrize("facts", list(product(IDS, BOOLS, BOOLS, BOOLS)))
-def test_exactly_one_row_fits_every_combination(facts: tuple[Ids, bool, bool, bool]) -> None:
+@pytest.mark.parametrize("facts", list(product(IDS, BOOLS, BOOLS, BOOLS, BOOLS)))
+def test_exactly_one_row_fits_every_combination(
+    facts: tuple[Ids, bool, bool, bool, bool],
+) -> None:
     assert len([rule for rule in TABLE if rule.fits(Facts(*facts))]) == 1
 
 
@@ -64,10 +70,13 @@ def by_hand(gap: Interval, known: Evidence) -> str:
         if not between:
             return NO_TRADES
         if known.whole_sides:
-            return OUR_LOSS
+            return VENUE_OUTAGE if missing <= points(known.answered) else OUR_LOSS
     if missing & points(known.sent):
         return OUR_LOSS
     if missing <= points(known.outages):
+        return VENUE_OUTAGE
+    forgotten = known.forgotten_before
+    if known.stated_down and forgotten is not None and max(missing) < forgotten:
         return VENUE_OUTAGE
     young = known.settled_through is not None and max(missing) >= known.settled_through
     return LATE if young and missing - points(known.answered) else UNKNOWN
@@ -95,6 +104,7 @@ def test_more_evidence_never_makes_a_proved_cause_unknown(
     )
     if cause(gap, known) in PROVED:
         assert cause(gap, grown) in PROVED
+        assert written_as(cause(gap, grown), verdict(gap, grown).because) == verdict(gap, grown)
     if None not in (first, second) and cause(gap, known) == NO_TRADES:
         assert cause(gap, grown) == NO_TRADES
 
@@ -135,6 +145,35 @@ def test_touching_gaps_are_those_in_which_or_beside_which_a_cell_lies(
     expected = [run for run in runs if run[1] >= start and run[0] <= end]
     gaps = np.array(runs, np.int64).reshape(-1, 2)
     assert touching(gaps, start, end) == expected
+
+
+def test_a_statement_that_has_no_more_room_takes_nothing_back() -> None:
+    """A full statement no longer names the oldest outage: a gap in it stays one."""
+    known = Evidence(stated_down=True, settled_through=100)
+    assert cause((3, 5), known) == UNKNOWN  # the venue took it back
+    assert cause((3, 5), replace(known, forgotten_before=5)) == VENUE_OUTAGE
+    assert cause((3, 6), replace(known, forgotten_before=5)) == UNKNOWN
+
+
+def test_trades_that_settled_history_lacks_were_lost_at_the_venue() -> None:
+    """Whether it said that it was down or not: our own loss would have been filled."""
+    jump = Evidence(5, 9)
+    assert cause((3, 5), jump) == OUR_LOSS
+    assert cause((3, 5), replace(jump, outages=((0, 9),))) == OUR_LOSS
+    assert cause((3, 5), replace(jump, answered=((0, 4),))) == OUR_LOSS
+    for outages in ((), ((0, 9),)):
+        answered = replace(jump, answered=((0, 4), (4, 9)), outages=outages)
+        assert cause((3, 5), answered) == VENUE_OUTAGE
+        assert "the venue lost it" in (verdict((3, 5), answered).because or "")
+    assert cause((3, 5), replace(jump, first_id_after=6, answered=((0, 9),))) == NO_TRADES
+
+
+def test_each_row_but_the_last_says_why() -> None:
+    reasons = [rule.because for rule in TABLE]
+    assert None not in reasons[:-1] and len(set(reasons)) == len(TABLE)
+    for rule in TABLE:
+        assert written_as(rule.cause, rule.because) is rule
+        assert written_as(rule.cause, None).cause == rule.cause  # written before there were reasons
 
 
 def test_a_gap_is_late_until_its_last_cell_has_settled() -> None:

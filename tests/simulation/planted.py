@@ -292,6 +292,8 @@ DEFECTS: dict[str, tuple[Parts, set[str]]] = {
     ),
     "no cause is found": (changed("gaps", call("unknown")), {"gap"}),
     "every gap is a minute without trades": (changed("gaps", call("no_trades")), {"gap"}),
+    "every gap is an outage": (changed("gaps", call("venue_outage")), {"gap"}),
+    "every gap is late": (changed("gaps", call("late")), {"gap"}),
     "so is every derived gap": (changed("gaps", call("no_trades"), derived=True), {"gap"}),
     "the ledger is not written": (changed("gaps", drop), {"gap"}),
     "seals are not written": (changed("seals", drop), {"log", "digest", "stream", "alive"}),

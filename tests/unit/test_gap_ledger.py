@@ -8,9 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from machine_world import FIVE, PARENT, SYMBOLS, Row, World, block_value, minute_of, preset
+from machine_world import (
+    FIVE,
+    MINUTE_NS,
+    PARENT,
+    START_NS,
+    SYMBOLS,
+    Row,
+    World,
+    block_value,
+    minute_of,
+    preset,
+)
+from seamline.schemas.outages import encode_outages
 from seamline.schemas.records import decode_record
-from seamline.schemas.times import parse_time
+from seamline.schemas.times import NS_PER_S, parse_time
 from seamline.schemas.topics import topic_name
 from seamline.streams.kernel.coverage import Coverage
 from seamline.streams.kernel.seal import ledger_changes
@@ -82,7 +94,7 @@ def test_a_gap_at_the_frontier_gets_its_cause_with_the_next_bar(world: World, cr
     world.land_bars("live", [r for r in rows if r.minute < 240])
     world.land_heartbeat(242)
     world.run("live")
-    assert world.causes() == {(A, 238, 240): "unknown"}
+    assert world.causes() == {(A, 238, 240): "late"}
     if crash:
         world.crash()
     world.land_bars("live", [numbered_at(240, *rows[238].ids)])
@@ -95,7 +107,7 @@ def test_a_gap_at_the_frontier_gets_its_cause_with_the_next_bar(world: World, cr
     # A revision of its ids takes the proof away.
     world.land_bars("live", [numbered_at(240, 3, 4)])
     world.run("live")
-    assert world.causes() == {(A, 238, 240): "unknown"}
+    assert world.causes() == {(A, 238, 240): "late"}
 
 
 @pytest.mark.parametrize("crash", [False, True])
@@ -148,6 +160,141 @@ def test_the_bars_beside_a_gap_may_lie_in_other_blocks(
     world.land_bars("live", [Row(A, 499, 100.0, 0)])
     world.run("live")
     assert world.causes() == {(A, 230, 499): "unknown"}
+
+
+def quiet(minutes: range, missing: range) -> list[Row]:
+    """Bars without trade ids."""
+    return [Row(A, minute, 100.0) for minute in minutes if minute not in missing]
+
+
+def stated(*spans: tuple[float, float | None]) -> bytes:
+    """Outages in minutes."""
+
+    def time_of(minute: float) -> int:
+        return START_NS + int(minute * 60) * NS_PER_S
+
+    return encode_outages(
+        (time_of(start), None if end is None else time_of(end)) for start, end in spans
+    )
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_what_the_venue_says_of_its_outage_is_evidence(world: World, crash: bool) -> None:
+    world.land_bars("live", quiet(range(1300), range(50, 55)))
+    world.land_heartbeat(1300)
+    world.run("live")
+    assert world.causes() == {(A, 50, 55): "unknown"} and world.reasons() == {None}
+    if crash:
+        world.crash()
+    # It comes and goes inside two minutes: the bars of 50 to 54 closed while it was down.
+    world.land_heartbeat(1301, stated((50.5, 55.5)))
+    world.run("live")
+    assert world.causes() == world.causes(FIVE) == {(A, 50, 55): "venue_outage"}
+    assert world.reasons() == {"the venue itself said that it was down all the while"}
+    if crash:
+        world.crash()
+    # Bars that come later are judged by the statement that was heard before.
+    world.land_bars("live", [Row(A, 52, 100.0)])
+    world.run("live")
+    assert set(world.causes().values()) == {"venue_outage"} and len(world.causes()) == 2
+    if crash:
+        world.crash()
+    world.land_heartbeat(1302, stated((50.5, 54.5)))
+    world.run("live")
+    assert world.causes() == {(A, 50, 52): "venue_outage", (A, 53, 55): "unknown"}
+    if crash:
+        world.crash()
+    world.land_heartbeat(1303, stated())
+    world.run("live")
+    assert set(world.causes().values()) == {"unknown"}
+
+
+def test_an_outage_that_goes_on_reaches_to_the_watermark(world: World) -> None:
+    world.land_bars("live", quiet(range(300), range(230, 242)))
+    world.land_heartbeat(235, stated((230, None)))
+    world.run("live")
+    assert world.causes() == {(A, 230, 240): "late"}
+    world.land_heartbeat(241, stated((230, None)))
+    world.run("live")
+    assert world.causes() == {(A, 230, 240): "venue_outage"}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_gap_is_late_until_it_has_settled(world: World, crash: bool) -> None:
+    world.land_bars("live", quiet(range(300), range(236, 240)))
+    world.land_heartbeat(244)
+    world.run("live")
+    assert world.causes() == {(A, 236, 240): "late"}
+    if crash:
+        world.crash()
+    world.land_heartbeat(245)  # the settle time is five minutes
+    world.run("live")
+    assert world.causes() == {(A, 236, 240): "unknown"} and world.reasons() == {None}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("first", ["live", "backfill"])
+def test_trades_that_settled_history_lacks_were_lost_at_the_venue(
+    world: World, first: str, crash: bool
+) -> None:
+    """A whole block and more; the answer comes before the bars, or after them. Its last part lies
+    above the frontier when it comes first."""
+    there = [row for row in numbered(range(1300)) if row.minute not in range(200, 505)]
+    roles = ("live", "backfill") if first == "live" else ("backfill", "live")
+    for role in roles:
+        if role == "live":
+            world.land_bars("live", [row for row in there if row.minute >= 510])
+        for block in (0, 240, 480) if role == "backfill" else ():
+            inside = [row for row in there if block <= row.minute < min(block + 240, 510)]
+            through = min(block + 240, 510)
+            value = block_value(PARENT, A, block, inside, start=block, through=through)
+            world.land("backfill", A.encode(), value)
+        world.run("live" if role == "live" else "backfill")
+        if crash:
+            world.crash()
+    assert world.causes() == {(A, 200, 505): "venue_outage"}
+    assert world.causes(FIVE) == {(A, 200, 505): "venue_outage"}
+    assert all("the venue lost it" in (reason or "") for reason in world.reasons())
+
+
+def test_an_answer_makes_a_loss_of_ours_one_of_the_venue_or_fills_it(world: World) -> None:
+    rows = numbered(range(1300))
+    world.land_bars("live", [r for r in rows if r.minute not in (*range(50, 55), *range(60, 65))])
+    world.run("live")
+    causes = {(A, 50, 55): "our_loss", (A, 60, 65): "our_loss"}
+    assert world.causes() == world.causes(FIVE) == causes
+    assert all("a backfill brings them" in (reason or "") for reason in world.reasons())
+    world.land(
+        "backfill", A.encode(), history(0, [r for r in rows if r.minute not in range(50, 55)])
+    )
+    world.run("backfill")
+    assert world.causes() == world.causes(FIVE) == {(A, 50, 55): "venue_outage"}
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense", b"1:-,5:6", b"9:8", stated((0, 10**7))])
+def test_a_statement_that_lies_is_counted_and_its_watermark_holds(
+    world: World, nonsense: bytes
+) -> None:
+    world.land_bars("live", quiet(range(300), range(50, 55)))
+    world.land_heartbeat(300, stated((50, 55)))
+    world.run("live")
+    world.land_heartbeat(478, nonsense)
+    world.land_heartbeat(483, nonsense)
+    world.run("live")
+    assert world.causes()[A, 50, 55] == "venue_outage"
+    assert world.seals()[A]["frontier_ns"] == START_NS + 480 * MINUTE_NS
+    assert world.steps[-1].counts["invalid_outages"] == 2
+    assert world.steps[-1].counts["heartbeats"] == 2 and not world.steps[-1].quarantined
+
+
+def test_a_full_statement_takes_back_no_cause_that_it_has_no_room_for(world: World) -> None:
+    world.land_bars("live", quiet(range(300), range(50, 55)))
+    world.land_heartbeat(300, stated((50, 55)))
+    world.run("live")
+    world.land_heartbeat(301, stated(*[(100 + 2 * i, 101 + 2 * i) for i in range(16)]))
+    world.land_bars("live", [Row(A, 51, 100.0)])
+    world.run("live")
+    assert world.causes() == {(A, 50, 51): "venue_outage", (A, 52, 55): "venue_outage"}
 
 
 def test_the_ledger_names_only_what_the_calendar_expects(tmp_path: Path) -> None:

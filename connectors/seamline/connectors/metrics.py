@@ -28,7 +28,7 @@ from seamline.schemas.errors import UsageError
 HOST_VARIABLE: Final = "SEAMLINE_METRICS_HOST"
 ROW_KINDS: Final = (
     *("inserted", "confirmed", "raised", "completed", "revised", "discarded", "conflicts", "late"),
-    *("equal", "out_of_order", "previews", "heartbeats"),
+    *("equal", "out_of_order", "previews", "heartbeats", "invalid_outages"),
 )
 LANDING: Final = ("live", "backfill")
 OWNER_STATES: Final = ("taking", "restarting", "running", "waiting")

@@ -18,8 +18,8 @@ from seamline.schemas.errors import ContractError
 # [start, end) in ns; None: it goes on.
 Outage: TypeAlias = tuple[int, int | None]
 OUTAGES_MAX: Final = 16
-# 16 pairs of two 20-character numbers and their marks: no honest statement is longer.
-OUTAGES_BYTES_MAX: Final = OUTAGES_MAX * 42
+# Two numbers of 20 characters and their marks: no honest text is longer.
+_PAIR_BYTES_MAX: Final = 42
 _I64_MAX: Final = 2**63 - 1
 _PAIR: Final = re.compile(r"(0|-?[1-9][0-9]{0,18}):(-|0|-?[1-9][0-9]{0,18})", re.ASCII)
 
@@ -29,9 +29,32 @@ def encode_outages(intervals: Iterable[Outage]) -> bytes:
 
     Raises ContractError for a span that is empty or outside int64 nanoseconds.
     """
-    spans = sorted(intervals, key=lambda span: span[0])
+    return _text(_joined(intervals)[-OUTAGES_MAX:])
+
+
+def parse_outages(value: bytes) -> tuple[Outage, ...] | None:
+    """The spans of a header's value; None where it is not one that `encode_outages` makes."""
+    return _spans(value, OUTAGES_MAX)
+
+
+def encode_spans(intervals: Iterable[tuple[int, int]]) -> bytes:
+    """Other spans in the same text, as many as there are. Raises ContractError as above."""
+    return _text(_joined(intervals))
+
+
+def parse_spans(value: bytes, spans_max: int) -> tuple[tuple[int, int], ...] | None:
+    """At most so many spans that have an end; None where the value says anything else."""
+    closed: list[tuple[int, int]] = []
+    for start_ns, end_ns in _spans(value, spans_max) or ():
+        if end_ns is None:
+            return None
+        closed.append((start_ns, end_ns))
+    return tuple(closed) if closed or not value else None
+
+
+def _joined(intervals: Iterable[Outage]) -> list[Outage]:
     joined: list[Outage] = []
-    for start_ns, end_ns in spans:
+    for start_ns, end_ns in sorted(intervals, key=lambda span: span[0]):
         if not _is_span(start_ns, end_ns):
             raise ContractError(
                 "not a span of time",
@@ -45,13 +68,16 @@ def encode_outages(intervals: Iterable[Outage]) -> bytes:
             joined.append((before, later))
         else:
             joined.append((start_ns, end_ns))
-    pairs = (f"{start}:{'-' if end is None else end}" for start, end in joined[-OUTAGES_MAX:])
+    return joined
+
+
+def _text(spans: Iterable[Outage]) -> bytes:
+    pairs = (f"{start}:{'-' if end is None else end}" for start, end in spans)
     return ",".join(pairs).encode("ascii")
 
 
-def parse_outages(value: bytes) -> tuple[Outage, ...] | None:
-    """The spans of a header's value; None where it is not one that `encode_outages` makes."""
-    if len(value) > OUTAGES_BYTES_MAX:
+def _spans(value: bytes, spans_max: int) -> tuple[Outage, ...] | None:
+    if len(value) > spans_max * _PAIR_BYTES_MAX:
         return None
     if not value:
         return ()
@@ -68,7 +94,7 @@ def parse_outages(value: bytes) -> tuple[Outage, ...] | None:
         if spans and (spans[-1][1] is None or start_ns <= spans[-1][1]):
             return None
         spans.append((start_ns, end_ns))
-    return tuple(spans) if len(spans) <= OUTAGES_MAX else None
+    return tuple(spans) if len(spans) <= spans_max else None
 
 
 def _is_span(start_ns: int, end_ns: int | None) -> bool:

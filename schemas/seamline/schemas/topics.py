@@ -33,6 +33,8 @@ HEADER_VENUE: Final = "seamline-venue"
 HEADER_WATERMARK_NS: Final = "seamline-watermark-ns"
 # Spans in which the venue itself said that it cannot serve (`seamline.schemas.outages`).
 HEADER_OUTAGES: Final = "seamline-outages"
+# Of a seal: spans above its frontier that sources were asked for, which no block says yet.
+HEADER_CLAIMS: Final = "seamline-claims"
 # Of a quarantined record: why, and where its bytes were first.
 HEADER_REASON: Final = "seamline-reason"
 HEADER_DETAIL: Final = "seamline-detail"

@@ -1,6 +1,6 @@
 """Why bars are missing, as far as evidence goes.
 
-Decides: the one cause that a gap has, by a table over four facts; which missing runs a change of
+Decides: the one cause that a gap has, by a table over five facts; which missing runs a change of
 bars may give another cause. Invariants: every combination of facts has exactly one cause; a cause
 that is proved is never made `unknown` by more evidence; nothing is proved by the absence of bars
 alone. Must not know: where evidence lies, when it is looked up, clocks.
@@ -51,7 +51,8 @@ class Evidence:
     trusted one. whole_sides: those bars miss none of their own trades. sent: ranges for which a
     source stated that it sent bars. outages: ranges in which the venue says it was down. answered:
     ranges that a source was asked for and answered. settled_through: what is before it is older
-    than the settle time, None: all is.
+    than the settle time, None: all is. forgotten_before: what is before it the venue's statement no
+    longer reaches, and `stated_down` says that the gap was in it once; None: it reaches all.
     """
 
     last_id_before: int | None = None
@@ -61,28 +62,33 @@ class Evidence:
     outages: tuple[Interval, ...] = ()
     answered: tuple[Interval, ...] = ()
     settled_through: int | None = None
+    forgotten_before: int | None = None
+    stated_down: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Evidence, seen from one gap. lost: something was sent for it. down: the venue was, all the
-    while. awaited: part of it may still come."""
+    while. awaited: part of it may still come. answered: a source was asked for all of it."""
 
     ids: Ids
     lost: bool
     down: bool
     awaited: bool
+    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table; None fits every value."""
+    """One row of the table; None fits every value. `because` is for people."""
 
     cause: Cause
     ids: Ids
     lost: bool | None = None
     down: bool | None = None
     awaited: bool | None = None
+    answered: bool | None = None
+    because: str | None = None
 
     def fits(self, facts: Facts) -> bool:
         return (
@@ -90,35 +96,77 @@ class Rule:
             and self.lost in (None, facts.lost)
             and self.down in (None, facts.down)
             and self.awaited in (None, facts.awaited)
+            and self.answered in (None, facts.answered)
         )
 
 
-# Exactly one row fits any facts. Ids come first: they are about the gap itself, bar by bar, where a
-# statement of a source is about what it meant to send, and a notice about a span of time.
-TABLE: Final = (
-    Rule(NO_TRADES, "join"),
-    Rule(OUR_LOSS, "jump"),
-    Rule(OUR_LOSS, "silent", lost=True),
-    Rule(VENUE_OUTAGE, "silent", lost=False, down=True),
-    Rule(LATE, "silent", lost=False, down=False, awaited=True),
-    Rule(UNKNOWN, "silent", lost=False, down=False, awaited=False),
+JOINED: Final = Rule(
+    NO_TRADES, "join", because="the trade ids on both sides join: nobody traded in between"
 )
+# Our own loss would have been filled by the answer.
+LOST_THERE: Final = Rule(
+    *(VENUE_OUTAGE, "jump"),
+    answered=True,
+    because="the trade ids jump, and the settled history of the venue was asked for all of it and "
+    "has no bar: the venue lost it",
+)
+LOST_HERE: Final = Rule(
+    *(OUR_LOSS, "jump"),
+    answered=False,
+    because="the trade ids jump: bars are missing here, and settled history was not asked for all "
+    "of it; a backfill brings them",
+)
+SENT: Final = Rule(OUR_LOSS, "silent", lost=True, because="a source says that it sent bars for it")
+STATED: Final = Rule(
+    *(VENUE_OUTAGE, "silent"),
+    lost=False,
+    down=True,
+    because="the venue itself said that it was down all the while",
+)
+AWAITED: Final = Rule(
+    *(LATE, "silent"),
+    lost=False,
+    down=False,
+    awaited=True,
+    because="not older than the settle time, and not answered: part of it may still come",
+)
+UNPROVED: Final = Rule(UNKNOWN, "silent", lost=False, down=False, awaited=False)
+# Exactly one row fits any facts. Ids come first: they are about the gap itself, bar by bar, where a
+# statement of a source is about what it meant to send, and a notice about a span of time. Where ids
+# jump the market traded, whether the venue could tell of it then or not: what decides is whether it
+# can tell of it now.
+TABLE: Final = (JOINED, LOST_THERE, LOST_HERE, SENT, STATED, AWAITED, UNPROVED)
 
 
 def cause(gap: Interval, evidence: Evidence) -> Cause:
     """The cause of the missing cells `gap` = [start, end)."""
+    return verdict(gap, evidence).cause
+
+
+def verdict(gap: Interval, evidence: Evidence) -> Rule:
+    """The row of the table that fits the missing cells `gap` = [start, end)."""
     facts = facts_of(gap, evidence)
-    return next(rule.cause for rule in TABLE if rule.fits(facts))
+    return next(rule for rule in TABLE if rule.fits(facts))
+
+
+def written_as(found: Cause, because: str | None) -> Rule:
+    """The row that a ledger entry was written by; an entry without its reason, or with one that no
+    row has any more, gets a row of its cause, and its own when it is judged again."""
+    rows = [rule for rule in TABLE if rule.cause == found]
+    return next((rule for rule in rows if rule.because == because), rows[0])
 
 
 def facts_of(gap: Interval, evidence: Evidence) -> Facts:
-    through = evidence.settled_through
+    through, forgotten = evidence.settled_through, evidence.forgotten_before
     young = through is not None and gap[1] > through
+    answered = _covers(evidence.answered, gap)
+    out_of_reach = forgotten is not None and gap[1] <= forgotten
     return Facts(
         ids=_ids(evidence),
         lost=any(start < gap[1] and gap[0] < end for start, end in evidence.sent if start < end),
-        down=_covers(evidence.outages, gap),
-        awaited=young and not _covers(evidence.answered, gap),
+        down=_covers(evidence.outages, gap) or (out_of_reach and evidence.stated_down),
+        awaited=young and not answered,
+        answered=answered,
     )
 
 

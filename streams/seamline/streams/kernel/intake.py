@@ -22,6 +22,7 @@ from seamline.schemas.columns import BACKFILL, I8, LIVE, BarColumns, Block, Bool
 from seamline.schemas.contract import Schema
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.outages import parse_outages
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import (
@@ -30,6 +31,7 @@ from seamline.schemas.topics import (
     HEADER_ORIGIN_PARTITION,
     HEADER_ORIGIN_TIMESTAMP_MS,
     HEADER_ORIGIN_TOPIC,
+    HEADER_OUTAGES,
     HEADER_REASON,
     HEADER_WATERMARK_NS,
     partition_of,
@@ -76,8 +78,9 @@ INVALID_TIMESTAMP: Final = "invalid_timestamp"
 TOO_MANY_SYMBOLS: Final = "too_many_symbols"
 POISONED: Final = "poisoned"
 
-# Beside the rules: rows of a symbol that went to quarantine.
+# Beside the rules: rows of a symbol that went to quarantine, and statements that were not heard.
 QUARANTINED: Final = "quarantined"
+INVALID_OUTAGES: Final = "invalid_outages"
 
 # What a record is.
 REFUSED, FLAT, BLOCK, BEAT = range(4)
@@ -120,6 +123,9 @@ class Taken:
     previews: int = 0
     heartbeats: int = 0
     bars: int = 0
+    # The newest statement of the venue's outages, None where there was none.
+    outages: bytes | None = None
+    invalid_outages: int = 0
     # (symbol id, open time) of the rows that could be timed, dropped ones too, and where they came.
     arrivals: list[tuple[I8, I8, NDArray[np.intp]]] = field(default_factory=list)
 
@@ -249,6 +255,22 @@ class Intake:
         rows.cols[0, CELL] = self._preset.cell_of(watermark_ns)
         taken.parts.append(rows)
         taken.heartbeats += 1
+        self._outages(record, taken, clock_ns)
+
+    @staticmethod
+    def _outages(record: Record, taken: Taken, clock_ns: int) -> None:
+        """Hear what the venue says of its outages. A statement that cannot be read, or that speaks
+        of the future, is not heard and counted, and the one before it stands: the watermark beside
+        it is true all the same, and without it nothing more would be sealed."""
+        stated = next((value for name, value in record.headers if name == HEADER_OUTAGES), None)
+        if stated is None:
+            return
+        outages = parse_outages(stated)
+        latest_ns = clock_ns + CLOCK_SKEW_NS
+        if outages is None or any((s if e is None else e) > latest_ns for s, e in outages):
+            taken.invalid_outages += 1
+        else:
+            taken.outages = stated
 
     def _flat(
         self,

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from seamline.schemas.columns import I8
+from seamline.schemas.outages import parse_outages
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
-from seamline.schemas.topics import POSITION_KEY, subject_of, topic_name
+from seamline.schemas.topics import HEADER_OUTAGES, POSITION_KEY, subject_of, topic_name
 from seamline.streams.kernel.intake import (
+    INVALID_OUTAGES,
     POISONED,
     QUARANTINED,
     Intake,
@@ -114,6 +116,7 @@ class PartitionMachine:
         rows_total: int,
         ids: Mapping[str, int],
         mode: str,
+        outages: bytes | None = None,
     ) -> None:
         self._stages = stages
         self._parent = stages[0]
@@ -126,8 +129,11 @@ class PartitionMachine:
         self._rows_total = rows_total
         self._ids = ids
         self._mode = mode
+        # The newest statement of the venue's outages, as it came.
+        self._outages = outages
         self._pending = Pending()
         self._counts = self._counted()
+        self._tell()  # what was heard before a restart, so that a change of it shows
 
     @property
     def position(self) -> Mapping[str, int]:
@@ -146,6 +152,8 @@ class PartitionMachine:
         self._next[role] = records[taken.next_index - 1].offset + 1
         self._pending.records += taken.next_index - start
         self._pending.findings.update(taken.findings)
+        if taken.outages is not None:
+            self._outages = taken.outages
         known_ns = self._known(clock_ns)
         self._merge(taken.rows(), known_ns)
         return self._step(taken, role, known_ns, clock_ns)
@@ -185,6 +193,7 @@ class PartitionMachine:
     def _step(self, taken: Taken | None, role: str, known_ns: int, clock_ns: int) -> Step:
         findings = self._pending.findings
         sealed = sum(stage.sealed for stage in self._stages)
+        self._tell()
         for number, stage in enumerate(self._stages):
             stage.seal(known_ns, findings if number == 0 else Counter())
         sealed = sum(stage.sealed for stage in self._stages) - sealed
@@ -215,6 +224,12 @@ class PartitionMachine:
             note=Note(dict(self._next), tuple(sent)),
         )
 
+    def _tell(self) -> None:
+        """Let the ledgers know what the venue says: its outages, and its time."""
+        outages, watermark_ns = parse_outages(self._outages or b"") or (), self._watermark_ns()
+        for stage in self._stages:
+            stage.book.hear(outages, watermark_ns, self._parent.preset.settle_ns)
+
     def _collect(self, number: int, batches: list[Batch]) -> Sent:
         log = blocks = None
         rows = 0
@@ -228,24 +243,28 @@ class PartitionMachine:
 
     def _position_batch(self, known_ns: int) -> Batch:
         parent = self._parent
-        watermark = int(parent.level.state.reg[REG_WATERMARK])
         record = {
             "partition": self._partition,
             "live_offset": self._next["live"],
             "backfill_offset": self._next["backfill"],
-            "watermark_ns": None if watermark == UNSET else parent.time_of(watermark),
+            "watermark_ns": self._watermark_ns(),
             "known_time_ns": known_ns,
             "owner": self._owner,
             "conformed_offset": parent.bound,
             "rows_total": self._rows_total,
         }
         value = encode_record("position", record, self._ids["position"])
+        stated = () if self._outages is None else ((HEADER_OUTAGES, self._outages),)
         return Batch(
             topic=topic_name(parent.preset.id, "positions"),
             keys=[POSITION_KEY],
             values=[value],
-            headers=fingerprint_header("position"),
+            headers=(*fingerprint_header("position"), *stated),
         )
+
+    def _watermark_ns(self) -> int | None:
+        watermark = int(self._parent.level.state.reg[REG_WATERMARK])
+        return None if watermark == UNSET else self._parent.time_of(watermark)
 
     def _counted(self) -> I8:
         state = self._parent.level.state
@@ -259,6 +278,7 @@ class PartitionMachine:
         if taken is not None:
             fresh["previews"] = taken.previews
             fresh["heartbeats"] = taken.heartbeats
+            fresh[INVALID_OUTAGES] = taken.invalid_outages
             fresh[OUT_OF_ORDER] = sum(
                 n for (_, rule), n in taken.findings.items() if rule == OUT_OF_ORDER
             )

@@ -347,8 +347,12 @@ def _claim(st: Any, slot: int, start: int, until: int) -> None:
     if low != st.slot[slot, B_CLAIM_START] or high != st.slot[slot, B_CLAIM_END]:
         st.slot[slot, B_CLAIM_START] = low
         st.slot[slot, B_CLAIM_END] = high
-        if low < st.sym[st.slot[slot, B_SYMBOL], S_FRONTIER]:
+        symbol = st.slot[slot, B_SYMBOL]
+        if low < st.sym[symbol, S_FRONTIER]:
             st.slot[slot, B_DIRTY] = 1
+        if high > st.sym[symbol, S_FRONTIER]:
+            # No block says so yet: the seal does, or a restart would forget that it was asked for.
+            st.sym[symbol, S_MOVED] = 1
 
 
 @njit

@@ -20,9 +20,12 @@ from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import I8, SOURCES, ConformedColumns
 from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.outages import parse_spans
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import (
+    HEADER_CLAIMS,
+    HEADER_OUTAGES,
     parse_gap_key,
     parse_storage_key,
     parse_symbol_key,
@@ -31,9 +34,11 @@ from seamline.schemas.topics import (
 from seamline.streams.kernel.block_index import BlockIndex, Entry
 from seamline.streams.kernel.calendar import ALWAYS, Calendar
 from seamline.streams.kernel.coverage import Coverage
-from seamline.streams.kernel.gap_causes import UNKNOWN, Cause
+from seamline.streams.kernel.gap_causes import UNKNOWN, Rule, written_as
 from seamline.streams.kernel.intake import Intake, Resolve
 from seamline.streams.kernel.level import (
+    B_CLAIM_END,
+    B_CLAIM_START,
     CELL,
     OFFSET,
     REG_WATERMARK,
@@ -41,6 +46,7 @@ from seamline.streams.kernel.level import (
     S_FRONTIER,
     S_LIVE,
     S_NEWEST,
+    SLOTS_MAX,
     SYMBOL,
     UNSET,
     Level,
@@ -88,7 +94,7 @@ class Setting:
 
 def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
     """The machine of `reader.partition` as the log has it."""
-    position = _position(setting, reader)
+    position, outages = _position(setting, reader)
     stages: list[Stage] = []
     try:
         for preset in (setting.preset, *setting.derived):
@@ -111,12 +117,31 @@ def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
         rows_total=position["rows_total"],
         ids=setting.ids,
         mode=setting.mode,
+        outages=outages,
     )
 
 
-def _position(setting: Setting, reader: PartitionReader) -> Mapping[str, Any]:
-    found = reader.latest(topic_name(setting.preset.id, "positions"))
-    return decode_record("position", found[-1][1]) if found else NO_POSITION
+def _position(setting: Setting, reader: PartitionReader) -> tuple[Mapping[str, Any], bytes | None]:
+    """The newest position, and the venue's statement that came with it."""
+    found = _newest(reader, topic_name(setting.preset.id, "positions"))
+    if not found:
+        return NO_POSITION, None
+    record = found[-1]
+    return decode_record("position", record.value or b""), header_of(record, HEADER_OUTAGES)
+
+
+def _newest(reader: PartitionReader, topic: str) -> list[Stored]:
+    """The newest record of each key in offset order, no tombstones; `latest` with headers."""
+    newest: dict[bytes | None, Stored] = {}
+    for records in reader.range(topic, None):
+        newest.update((record.key, record) for record in records)
+    found = [r for r in newest.values() if r.key is not None and r.value is not None]
+    return sorted(found, key=lambda record: record.offset)
+
+
+def header_of(record: Stored, name: str) -> bytes | None:
+    """The first header of that name."""
+    return next((value for key, value in record.headers if key == name), None)
 
 
 def make_level(preset: Preset, parent: Preset, derived: tuple[Preset, ...]) -> Level:
@@ -170,9 +195,10 @@ def _stage(
             parent=before[0] if before else None,
             calendar=setting.calendar,
         )
-        _seals(stage, reader)
+        claims = _seals(stage, reader)
         _ledgers(stage, reader)
         _log(stage, reader)
+        _claims(stage, claims)
     except BaseException:
         index.close()
         raise
@@ -232,11 +258,14 @@ def _still_true(index: BlockIndex, topic: str, reader: PartitionReader) -> bool:
     return found == newest
 
 
-def _seals(stage: Stage, reader: PartitionReader) -> None:
+def _seals(stage: Stage, reader: PartitionReader) -> dict[int, bytes]:
+    """Returns what sources were asked for that no block says, by symbol."""
     level = stage.level
-    for key, value, _ in reader.latest(topic_name(stage.preset.id, "seals")):
-        seal = decode_record("seal", value)
-        symbol = level.symbol_id(parse_symbol_key(key))
+    claims: dict[int, bytes] = {}
+    for record in _newest(reader, topic_name(stage.preset.id, "seals")):
+        seal = decode_record("seal", record.value or b"")
+        symbol = level.symbol_id(parse_symbol_key(record.key or b""))
+        claims[symbol] = header_of(record, HEADER_CLAIMS) or b""
         level.state.sym[symbol, S_FRONTIER] = stage.cell_of(seal["frontier_ns"])
         level.state.sym[symbol, S_LIVE] = seal["live"]
         if seal["history_start_ns"] < seal["frontier_ns"]:
@@ -249,11 +278,28 @@ def _seals(stage: Stage, reader: PartitionReader) -> None:
             offset_ns=seal["known_time_ns"],
             conformed_offset=seal["conformed_offset"],
         )
+    return claims
+
+
+def _claims(stage: Stage, claims: Mapping[int, bytes]) -> None:
+    """Put the claims on open blocks back."""
+    level = stage.level
+    for symbol, text in claims.items():
+        for start_ns, end_ns in parse_spans(text, SLOTS_MAX) or ():
+            at, end = stage.cell_of(start_ns), stage.cell_of(end_ns)
+            while at < end:
+                block = at - at % level.span
+                until = min(end, block + level.span)
+                slot = level.find_slot(symbol, block)
+                if slot < 0:
+                    slot = stage.load_block(symbol, block)
+                level.state.slot[slot, [B_CLAIM_START, B_CLAIM_END]] = at, until
+                at = until
 
 
 def _ledgers(stage: Stage, reader: PartitionReader) -> None:
     gaps: dict[int, list[tuple[int, int]]] = {}
-    causes: dict[int, dict[int, Cause]] = {}
+    causes: dict[int, dict[int, Rule]] = {}
     for key, value, _ in reader.latest(topic_name(stage.preset.id, "gaps")):
         name, _ = parse_gap_key(key)
         gap = decode_record("gap", value)
@@ -261,7 +307,8 @@ def _ledgers(stage: Stage, reader: PartitionReader) -> None:
         symbol = stage.level.symbol_id(name)
         gaps.setdefault(symbol, []).append(interval)
         if gap["cause"] != UNKNOWN:
-            causes.setdefault(symbol, {})[interval[0]] = gap["cause"]
+            why = written_as(gap["cause"], gap["detail"])
+            causes.setdefault(symbol, {})[interval[0]] = why
     state = stage.level.state
     for symbol in stage.seals:
         first, frontier = int(state.sym[symbol, S_FIRST]), int(state.sym[symbol, S_FRONTIER])
@@ -270,9 +317,7 @@ def _ledgers(stage: Stage, reader: PartitionReader) -> None:
             if first != UNSET:
                 ledger.start, ledger.end = first, frontier
             ledger.causes = causes.get(symbol, {})
-            stage.ledgers[symbol] = ledger
-            if ledger.open_gap() is not None:
-                stage.watched[symbol] = None
+            stage.book.restore(symbol, ledger)
 
 
 def _log(stage: Stage, reader: PartitionReader) -> None:

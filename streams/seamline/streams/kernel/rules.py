@@ -338,6 +338,13 @@ _INTAKE_RULES: Final = (
         "`seamline-detail` has the error; report it, and land the record again once it is mended.",
     ),
     _rule(
+        *("invalid_outages", _ALL, INTAKE, "A statement of outages that cannot be believed"),
+        "A heartbeat's header `seamline-outages` is no list of spans, or ends in the future. Heard "
+        "all the same it would explain gaps that are our own loss. In both modes the statement "
+        "before it stands, the heartbeat's watermark counts and nothing goes to quarantine; frames "
+        "have no heartbeats. Look at which connector writes the header, and at its clock.",
+    ),
+    _rule(
         *("too_many_symbols", _ALL, INTAKE, "More symbols than one decoder may know"),
         "One worker met more than 65,536 symbols in one partition; the limit keeps a broken "
         "producer from filling its memory. Bars of the symbol are missing until this is mended. "

@@ -3,8 +3,8 @@
 Decides: which blocks go to storage, the frontier and log offset of each seal, what the gap ledger
 says. Invariants: a block holds only rows before the frontier; a seal's offset is at or before the
 log row of every bar at or after the frontier, and of the few bars behind it that a reader compares;
-every missing cell between the first bar and the frontier is in the ledger, with the cause that the
-bars beside it prove. Must not know: bytes, topics, clocks.
+every missing cell between the first bar and the frontier is in the ledger. Must not know: bytes,
+topics, clocks, where the evidence for a cause lies (`gap_book`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seamline.schemas.columns import I8, PARTIAL, Bool
+from seamline.schemas.columns import I8, Bool
 from seamline.streams.kernel.coverage import Coverage, Interval, missing_runs
-from seamline.streams.kernel.gap_causes import UNKNOWN, Cause, Evidence, Side, cause, touching
+from seamline.streams.kernel.gap_causes import STATED, UNPROVED, Rule, touching
 from seamline.streams.kernel.level import (
     B_BLOCK,
     B_CLAIM_END,
@@ -51,7 +51,9 @@ class SealWrite:
     """A symbol's new seal: its blocks, then frontier and log offset, then what changed in its
     ledger.
 
-    `gaps` maps the start of a gap to its end, or to None where no gap starts there any more.
+    `gaps` maps the start of a gap to its end, or to None where no gap starts there any more;
+    `before` is what the ledger named until now. `claims`: what sources were asked for in blocks
+    that are not sealed to the end of it, which no stored block says yet.
     """
 
     symbol: int
@@ -59,19 +61,22 @@ class SealWrite:
     offset: int
     blocks: tuple[BlockWrite, ...]
     gaps: dict[int, int | None]
+    before: Coverage
+    claims: tuple[Interval, ...] = ()
 
 
 @dataclass(slots=True)
 class Ledger:
     """The gaps of one symbol and the span [start, end) for which they have been worked out.
 
-    `causes`: start of a gap -> its cause, where that is not `unknown`.
+    `causes`: start of a gap -> the row of the table that gave its cause, where that is not
+    `unknown`.
     """
 
     gaps: Coverage = field(default_factory=Coverage)
     start: int = UNSET
     end: int = UNSET
-    causes: dict[int, Cause] = field(default_factory=dict)
+    causes: dict[int, Rule] = field(default_factory=dict)
 
     def open_gap(self) -> Interval | None:
         """The gap that reaches the frontier: the bar after it is not sealed, or not there."""
@@ -87,21 +92,37 @@ class Ledger:
         near = spans[first : int(np.searchsorted(spans[:, 0], high, "left"))]
         return int((np.minimum(near[:, 1], high) - np.maximum(near[:, 0], low)).sum())
 
-    def learn(self, start: int, found: Cause) -> bool:
-        """Note the cause of the gap that starts there; whether it is another than before."""
-        if found == self.causes.get(start, UNKNOWN):
+    def gap_at(self, start: int) -> Interval | None:
+        """The gap that starts there."""
+        spans = self.gaps.spans
+        at = int(np.searchsorted(spans[:, 0], start))
+        if at == len(spans) or spans[at, 0] != start:
+            return None
+        return int(spans[at, 0]), int(spans[at, 1])
+
+    def stated_down(self, before: Coverage, start: int, end: int) -> bool:
+        """Whether [start, end) was part of a gap of `before` in an outage that the venue stated."""
+        spans = before.spans
+        at = int(np.searchsorted(spans[:, 1], start, "right"))
+        if at == len(spans) or spans[at, 0] > start or spans[at, 1] < end:
             return False
-        if found == UNKNOWN:
+        return self.causes.get(int(spans[at, 0])) == STATED
+
+    def learn(self, start: int, found: Rule) -> bool:
+        """Note why the gap that starts there is one; whether that is another row than before."""
+        if found == self.causes.get(start, UNPROVED):
+            return False
+        if found == UNPROVED:
             del self.causes[start]
         else:
             self.causes[start] = found
         return True
 
 
-# A gap's entry: its end and cause, None where no gap starts there any more.
-GapEntry = tuple[int, Cause] | None
-# The bar in a cell, None where there is none.
-SideOf = Callable[[int], Side | None]
+# A gap's entry: its end and why, None where no gap starts there any more.
+GapEntry = tuple[int, Rule] | None
+# Why a gap is one, and whether the gap of before that it was a part of lay in an outage.
+VerdictOf = Callable[[Interval, bool], Rule]
 # The expected cells of [low, high).
 Expected = Callable[[int, int], Coverage]
 
@@ -127,7 +148,7 @@ def write_seal(
     cell is expected.
     """
     state = level.state
-    frontier, first = int(state.sym[symbol, S_FRONTIER]), int(state.sym[symbol, S_FIRST])
+    frontier = int(state.sym[symbol, S_FRONTIER])
     blocks = []
     for slot in sorted(level.slots_of(symbol), key=lambda s: int(state.slot[s, B_BLOCK])):
         block = int(state.slot[slot, B_BLOCK])
@@ -136,16 +157,18 @@ def write_seal(
             continue
         cells = np.flatnonzero(state.cells[slot, : end - block, PRESENT])
         claim = _claim(level, slot, end)
-        # Before the first bar an empty answer is evidence; after it the ledger names the gap.
-        before_first = first == UNSET or block < first
-        if len(cells) or (claim is not None and before_first):
+        # An empty answer is evidence: of a listing before the first bar, of a gap's cause after it.
+        if len(cells) or claim is not None:
             blocks.append(BlockWrite(slot, block, cells, claim))
         state.slot[slot, B_DIRTY] = 0
         state.slot[slot, B_WRITTEN] = end
     state.sym[symbol, S_MOVED] = 0
     ledger = ledgers.setdefault(symbol, Ledger())
+    before = ledger.gaps
     gaps = _update_ledger(level, ledger, symbol, blocks, expected)
-    return SealWrite(symbol, frontier, log_offset(level, symbol, bound), tuple(blocks), gaps)
+    offset = log_offset(level, symbol, bound)
+    claims = open_claims(level, symbol)
+    return SealWrite(symbol, frontier, offset, tuple(blocks), gaps, before, claims)
 
 
 def _claim(level: Level, slot: int, end: int) -> Interval | None:
@@ -154,6 +177,18 @@ def _claim(level: Level, slot: int, end: int) -> Interval | None:
         int(level.state.slot[slot, B_CLAIM_END]),
     )
     return (start, min(until, end)) if start != UNSET and start < end else None
+
+
+def open_claims(level: Level, symbol: int) -> tuple[Interval, ...]:
+    """What sources were asked for in blocks that are not sealed to the end of it."""
+    state = level.state
+    frontier = int(state.sym[symbol, S_FRONTIER])
+    claims = [
+        (int(state.slot[slot, B_CLAIM_START]), int(state.slot[slot, B_CLAIM_END]))
+        for slot in level.slots_of(symbol)
+        if state.slot[slot, B_CLAIM_END] > frontier
+    ]
+    return tuple(sorted(claims))
 
 
 def log_offset(level: Level, symbol: int, bound: int, *, overlap: bool = True) -> int:
@@ -248,12 +283,12 @@ def _same(equal: Bool) -> int:
 
 
 def judge(
-    ledger: Ledger, write: SealWrite, span: int, side_of: SideOf, *, derived: bool
+    ledger: Ledger, write: SealWrite, span: int, verdict_of: VerdictOf
 ) -> dict[int, GapEntry]:
     """The ledger's entries to write, by the start of the gap: those that changed with this seal,
     and those to which the bars beside them now give another cause.
 
-    Looks up two bars for each gap in or beside a written block (`span` cells); notes the causes.
+    Judges each gap in or beside a written block (`span` cells); notes the causes.
     """
     gaps = ledger.gaps.spans
     doubtful = {(start, end) for start, end in write.gaps.items() if end is not None}
@@ -262,27 +297,14 @@ def judge(
     last = ledger.open_gap()
     if last is not None:
         doubtful.add(last)
+    stated = {start: ledger.stated_down(write.before, start, end) for start, end in doubtful}
     entries: dict[int, GapEntry] = {}
     for start, end in write.gaps.items():
         if end is None:
             entries[start] = None
             ledger.causes.pop(start, None)
-    for start, end in doubtful:
-        found = cause_between((start, end), side_of(start - 1), side_of(end), derived=derived)
+    for start, end in sorted(doubtful):
+        found = verdict_of((start, end), stated[start])
         if ledger.learn(start, found) or start in write.gaps:
             entries[start] = end, found
     return dict(sorted(entries.items()))
-
-
-def cause_between(
-    gap: Interval, before: Side | None, after: Side | None, *, derived: bool
-) -> Cause:
-    """The cause that the bars on both sides prove. A worker has no other evidence."""
-    if before is None or after is None:
-        return UNKNOWN
-    evidence = Evidence(
-        last_id_before=before.trusted_last(derived=derived),
-        first_id_after=after.trusted_first(derived=derived),
-        whole_sides=not (before.flags | after.flags) & PARTIAL,
-    )
-    return cause(gap, evidence)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +20,11 @@ from seamline.schemas.codec_blocks import decode_block, encode_block
 from seamline.schemas.columns import F8, I8, PARTIAL, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.fingerprint import block_digest, group_of, merkle_group, merkle_top
+from seamline.schemas.outages import encode_spans
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import encode_record
 from seamline.schemas.topics import (
+    HEADER_CLAIMS,
     HEADER_FINGERPRINT,
     gap_key,
     report_key,
@@ -34,7 +35,7 @@ from seamline.schemas.topics import (
 from seamline.streams.kernel.block_index import BlockIndex, Entry
 from seamline.streams.kernel.calendar import ALWAYS, Calendar
 from seamline.streams.kernel.coverage import Coverage
-from seamline.streams.kernel.gap_causes import Side
+from seamline.streams.kernel.gap_book import Change, GapBook
 from seamline.streams.kernel.intake import QUARANTINED
 from seamline.streams.kernel.level import (
     B_BLOCK,
@@ -46,7 +47,6 @@ from seamline.streams.kernel.level import (
     CHILD,
     COUNTED,
     OFFSET,
-    PRESENT,
     REG_SYMBOLS,
     S_COUNTS,
     S_FIRST,
@@ -60,10 +60,8 @@ from seamline.streams.kernel.level import (
     Written,
 )
 from seamline.streams.kernel.level_columns import (
-    cells_of_columns,
     columns_of_rows,
     fill_slot,
-    side_of_row,
 )
 from seamline.streams.kernel.merge import DONE, NEED_BLOCK, NEED_SLOT, merge
 from seamline.streams.kernel.protocol import Batch, Header, Want
@@ -71,12 +69,10 @@ from seamline.streams.kernel.rules import DUPLICATE_CONFLICT, DUPLICATE_EQUAL, G
 from seamline.streams.kernel.seal import (
     BlockWrite,
     GapEntry,
-    Ledger,
     SealWrite,
-    cause_between,
     due,
-    judge,
     log_offset,
+    open_claims,
     releasable,
     write_seal,
 )
@@ -117,6 +113,14 @@ class Output:
     values: list[bytes | None] = field(default_factory=list)
     want: Want = "none"
     schema: str = ""
+    # Of seals: what sources were asked for that no stored block says yet.
+    claims: list[bytes] = field(default_factory=list)
+
+    def headers(self) -> tuple[Header, ...] | list[tuple[Header, ...]]:
+        ours = fingerprint_header(self.schema)
+        if not any(self.claims):
+            return ours
+        return [(*ours, (HEADER_CLAIMS, each)) if each else ours for each in self.claims]
 
 
 class Stage:
@@ -135,10 +139,10 @@ class Stage:
         self.preset = preset
         self.level = level
         self.index = index
-        self.ledgers: dict[int, Ledger] = {}
         self.seals: dict[int, SymbolSeal] = {}
-        # Symbols with a gap that reaches the frontier, and the bar before it once it was needed.
-        self.watched: dict[int, Side | None] = {}
+        self.book: GapBook = GapBook(
+            preset, level, index, load, None if parent is None else parent.book
+        )
         # Values that a revision replaced, until their block is written: (symbol, block) -> rows.
         self.replaced: dict[tuple[int, int], list[tuple[I8, F8]]] = {}
         # Every log row of the next transaction gets this offset or a later one.
@@ -253,10 +257,11 @@ class Stage:
     def seal(self, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
         """Write the blocks, seals, ledger entries and reports of every symbol that needs them."""
         symbols = due(self.level)
+        self.book.asked.clear()
         for symbol in symbols:
-            write = write_seal(self.level, self.ledgers, symbol, self.bound, self._expected)
+            write = write_seal(self.level, self.book.ledgers, symbol, self.bound, self._expected)
             self._seal(write, known_ns, findings)
-        self._watch([symbol for symbol in self.watched if symbol not in symbols], known_ns)
+        self._gaps(self.book.again(symbols), known_ns)
 
     def _expected_cells(self, low: int, high: int) -> Coverage:
         preset = self.preset
@@ -277,7 +282,11 @@ class Stage:
         for slot in self.level.slots_of(symbol):
             sealed = max(0, frontier - int(self.level.state.slot[slot, B_BLOCK]))
             self.level.state.cells[slot, :sealed, OFFSET] = -1
-        self._seal(SealWrite(symbol, frontier, offset, (), {}), known_ns, Counter())
+        ledger = self.book.ledgers.get(symbol)
+        named = Coverage() if ledger is None else ledger.gaps
+        claims = open_claims(self.level, symbol)
+        write = SealWrite(symbol, frontier, offset, (), {}, named, claims)
+        self._seal(write, known_ns, Counter())
 
     def _seal(self, write: SealWrite, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
         symbol = write.symbol
@@ -314,7 +323,9 @@ class Stage:
                 "live": bool(self.level.state.sym[symbol, S_LIVE]),
             },
         )
-        self._gaps(symbol, write, known_ns)
+        claims = [(self.time_of(low), self.time_of(high)) for low, high in write.claims]
+        self._outputs["seals"].claims.append(encode_spans(claims))
+        self._gaps(self.book.sealed(symbol, write), known_ns)
         self.sealed += 1
 
     def _roots(self, facts: SymbolSeal, name: str) -> dict[int, bytes]:
@@ -418,52 +429,9 @@ class Stage:
         )
         output.keys += [keys[symbol]] * len(rows)
 
-    def _gaps(self, symbol: int, write: SealWrite, known_ns: int) -> None:
-        ledger = self.ledgers.get(symbol)
-        if ledger is None:
-            return
-        level = self.level
-        entries = judge(
-            ledger, write, level.span, partial(self._side, symbol), derived=level.derived
-        )
-        for start, entry in entries.items():
+    def _gaps(self, changes: Iterable[Change], known_ns: int) -> None:
+        for symbol, start, entry in changes:
             self._gap(symbol, start, entry, known_ns)
-        if ledger.open_gap() is None:
-            self.watched.pop(symbol, None)
-        else:
-            self.watched[symbol] = None
-
-    def _watch(self, symbols: Iterable[int], known_ns: int) -> None:
-        """Gaps that reach the frontier get their cause when a bar comes right after them, and not
-        only with the next seal, which may be a block later."""
-        level = self.level
-        for symbol in symbols:
-            ledger = self.ledgers[symbol]
-            gap = ledger.open_gap()
-            after = None if gap is None else self._side(symbol, gap[1])
-            if gap is None or after is None:
-                continue
-            before = self.watched[symbol] = self.watched[symbol] or self._side(symbol, gap[0] - 1)
-            found = cause_between(gap, before, after, derived=level.derived)
-            if ledger.learn(gap[0], found):
-                self._gap(symbol, gap[0], (gap[1], found), known_ns)
-
-    def _side(self, symbol: int, cell: int) -> Side | None:
-        """The bar in a cell: from its slot, else from the stored block, one read at most."""
-        level = self.level
-        block = cell - cell % level.span
-        slot = level.find_slot(symbol, block)
-        if slot >= 0:
-            row = level.state.cells[slot, cell - block]
-            return side_of_row(row) if row[PRESENT] else None
-        entry = self.index.get(level.symbols[symbol], self.time_of(block))
-        if entry is None or not entry.rows or cell >= level.state.sym[symbol, S_FRONTIER]:
-            return None
-        columns = decode_block(self._load(entry)).columns
-        at = int(np.searchsorted(columns.open_time_ns, self.time_of(cell)))
-        if at == len(columns) or columns.open_time_ns[at] != self.time_of(cell):
-            return None
-        return side_of_row(cells_of_columns(columns.take(slice(at, at + 1)))[0][0])
 
     def _gap(self, symbol: int, start: int, entry: GapEntry, known_ns: int) -> None:
         name = self.level.symbols[symbol]
@@ -479,8 +447,9 @@ class Stage:
             "start_ns": self.time_of(start),
             "end_ns": self.time_of(end),
             "bars": end - start,
-            "cause": found,
+            "cause": found.cause,
             "known_time_ns": known_ns,
+            "detail": found.because,
         }
         self._put("gaps", "gap", key, gap)
 
@@ -503,7 +472,7 @@ class Stage:
             del findings[seal.symbol, rule]
         first = max(write.block, int(self.level.state.sym[seal.symbol, S_FIRST]))
         end = min(seal.frontier, write.block + self.level.span)
-        missing = self.ledgers[seal.symbol].missing(first, end) if len(columns) else 0
+        missing = self.book.ledgers[seal.symbol].missing(first, end) if len(columns) else 0
         quarantined = found.pop(QUARANTINED, 0)
         found[GAP] = missing
         found[PARTIAL_WINDOW] = int(np.count_nonzero(columns.flags & PARTIAL))
@@ -555,7 +524,7 @@ class Stage:
                     topic=topic_name(self.preset.id, role),
                     keys=outputs[role].keys,
                     values=outputs[role].values,
-                    headers=fingerprint_header(outputs[role].schema),
+                    headers=outputs[role].headers(),
                     want=outputs[role].want,
                 ),
             )

@@ -440,6 +440,7 @@ class Auditor:
             self.expect(
                 not proved or cause == "no_trades", "gap", f"{name} {start} to {end}: {cause}"
             )
+            self._stated(name, model, (start, end), cause)
             if cause == "our_loss":
                 # The venue itself may have stated the bar before without its last trade.
                 short = series.bars[start - 1].values[8] != truth[start - 1].last_trade_id
@@ -449,6 +450,24 @@ class Auditor:
             "gap",
             lambda: f"{name}: missing {sorted(missing)}, the ledger names {sorted(named)}",
         )
+
+    def _stated(self, name: str, model: Model, gap: tuple[int, int], cause: str) -> None:
+        """An outage is one that the venue stated, or a loss that its settled history owns up to;
+        what is awaited has not settled."""
+        down: set[int] = set()
+        for start, end in model.outages:
+            down.update(range(start, (model.watermark or start) if end is None else end))
+        missing = set(range(*gap))
+        stated, answered = missing <= down, missing <= model.series[name].claimed
+        settled = -(2**62)
+        if model.watermark is not None:
+            settled = minute_of(time_of(model.watermark) - self._world.preset.settle_ns)
+        holds = {
+            "venue_outage": stated or answered,
+            "late": model.watermark is not None and gap[1] > settled and not stated,
+            "unknown": not stated,
+        }.get(cause, True)
+        self.expect(holds, "gap", lambda: f"{name} {gap}: {cause}, stated {model.outages}")
 
     def _joined(self, name: str, series: Series, start: int, end: int) -> bool:
         """Whether the trade ids of the bars on both sides prove that nobody traded between."""

@@ -20,9 +20,11 @@ from seamline.schemas.codec import BarDecoder, encode_bars, schema_ids
 from seamline.schemas.columns import BarColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import TransportError
+from seamline.schemas.outages import OUTAGES_MAX, encode_outages
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
+    HEADER_OUTAGES,
     HEADER_VENUE,
     HEADER_WATERMARK_NS,
     partition_of,
@@ -244,13 +246,20 @@ class Connector:
         """To each partition: every closed bar before the watermark has been sent."""
         world = self.world
         watermark_ns = feed.watermark_ns
+        stated = world.venue.stated_outages(world.now_ns)
         headers = (
             (HEADER_VENUE, b"simulated"),
             (HEADER_WATERMARK_NS, str(watermark_ns).encode()),
+            (HEADER_OUTAGES, encode_outages(stated)),
+        )
+        outages = tuple(
+            (minute_of(start_ns), None if end_ns is None else minute_of(end_ns))
+            for start_ns, end_ns in stated[-OUTAGES_MAX:]
         )
         world.audit.heartbeat(minute_of(watermark_ns), self.began)
         for partition in range(world.preset.partitions):
-            world.land("live", partition, None, None, headers, Beat(minute_of(watermark_ns)))
+            beat = Beat(minute_of(watermark_ns), outages)
+            world.land("live", partition, None, None, headers, beat)
 
 
 def _received(bar: FeedBar, received_ns: int) -> FeedBar:

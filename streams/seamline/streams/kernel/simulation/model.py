@@ -47,9 +47,11 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A heartbeat: every closed bar before `cell` has been sent."""
+    """A heartbeat: every closed bar before `cell` has been sent; the venue's outages as it states
+    them, in cells, None as an end: it goes on."""
 
     cell: int
+    outages: tuple[tuple[int, int | None], ...] = ()
 
 
 Landed = Bar | History | Beat
@@ -107,6 +109,7 @@ class Model:
     origin: int = 0
     series: dict[str, Series] = field(default_factory=dict)
     watermark: int | None = None
+    outages: tuple[tuple[int, int | None], ...] = ()
     log: list[LogRow] = field(default_factory=list)
     history: list[LogRow] = field(default_factory=list)
 
@@ -116,6 +119,7 @@ class Model:
         if isinstance(event, Beat):
             if closed is not None and event.cell > closed:
                 return True
+            self.outages = event.outages
             if self.watermark is None or event.cell > self.watermark:
                 self.watermark = event.cell
                 for series in self.series.values():

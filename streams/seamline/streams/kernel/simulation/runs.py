@@ -129,7 +129,7 @@ def finish(world: World) -> None:
 def begin_calm(world: World) -> None:
     """Nothing goes wrong any more, and who was away comes back."""
     world.calm = True
-    world.venue.down_until_ns = world.venue.cut_until_ns = 0
+    world.venue.come_back(world.now_ns)
     world.delayed.clear()
     world.broker.settle_all()
     # Who still waits inside a transaction wakes up first: the group has gone on without it.

@@ -75,6 +75,7 @@ class Venue:
     stated: dict[tuple[str, int], set[tuple[Any, ...]]] = field(default_factory=dict)
     down_until_ns: int = 0
     cut_until_ns: int = 0
+    outages: list[tuple[int, int]] = field(default_factory=list)  # by the world's clock
 
     def __post_init__(self) -> None:
         for number, symbol in enumerate(self.symbols):
@@ -141,6 +142,27 @@ class Venue:
     def down(self, now_ns: int) -> bool:
         """Neither socket nor history answer."""
         return now_ns < self.down_until_ns
+
+    def go_down(self, now_ns: int, until_ns: int) -> None:
+        """Answer nobody until then. An outage in an outage ends it anew."""
+        start_ns = self.outages.pop()[0] if self.down(now_ns) else now_ns
+        self.outages.append((start_ns, until_ns))
+        self.down_until_ns = until_ns
+
+    def come_back(self, now_ns: int) -> None:
+        """Answer again, on the socket too."""
+        if self.down(now_ns):
+            start_ns, _ = self.outages.pop()
+            if start_ns < now_ns:
+                self.outages.append((start_ns, now_ns))
+        self.down_until_ns = self.cut_until_ns = 0
+
+    def stated_outages(self, now_ns: int) -> tuple[tuple[int, int | None], ...]:
+        """What the venue says of its outages, in its own time; None: it goes on."""
+        return tuple(
+            (self.now_ns(start_ns), None if now_ns < end_ns else self.now_ns(end_ns))
+            for start_ns, end_ns in self.outages
+        )
 
     def cut(self, now_ns: int) -> bool:
         """The socket is cut; history answers unless all is down."""

@@ -307,7 +307,7 @@ class World:
             self.count("rebalance", "group", str(self.assignment))
 
     def _outage(self, act: Act, rng: random.Random) -> None:
-        self.venue.down_until_ns = self.now_ns + act.amount * MINUTE_NS
+        self.venue.go_down(self.now_ns, self.now_ns + act.amount * MINUTE_NS)
         self.count("outage", "venue", f"down for {act.amount} minutes")
 
     def _cut(self, act: Act, rng: random.Random) -> None:
