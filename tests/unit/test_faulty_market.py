@@ -140,6 +140,17 @@ def test_history_is_corrected_from_after_past_the_close() -> None:
     assert (change.at_ms, change.fault, change.open_ms) == (at(22), 0, at(16))
 
 
+def test_a_minute_without_trades_is_never_corrected() -> None:
+    of = stated("correct-klines:p=1,after=0m")
+    rows = MARKET.page(NAME, START_MS, at(60), 60, newest=False)
+    corrected = [of.in_history(NAME, row, at(99)) != row for row in rows]
+    assert corrected == [row.trades > 0 for row in rows]
+    assert 0 < corrected.count(False) < 60
+    changed = {c.open_ms for c in of.changes(START_MS, at(61)) if c.symbol == SYMBOL}
+    assert changed >= {row.open_ms for row in rows if row.trades}
+    assert not changed & {row.open_ms for row in rows if not row.trades}
+
+
 @settings(deadline=None)
 @given(chance=st.integers(0, 2**64 - 1), number=st.integers(0, 500), decimals=st.integers(0, 8))
 def test_a_corrected_kline_is_one_that_trades_could_have_made(
