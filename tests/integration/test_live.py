@@ -12,6 +12,7 @@ import pytest
 
 from seamline.connectors.live import LiveConnector, LiveSettings
 from seamline.connectors.live_records import compile_codec
+from seamline.connectors.live_socket import LinkSettings
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulated_market import MarketSettings
 from seamline.connectors.venues.simulator import VenueSimulator
@@ -20,6 +21,7 @@ from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import partition_of
 from seamline.streams.kernel.feed import FeedLimits
+from seamline.streams.kernel.socket_rota import RotaRules
 from venue_world import (
     MIN_NS,
     START_NS,
@@ -39,7 +41,11 @@ COINBASE_START_NS = 1_475_798_400_000_000_000
 GAPS_MINUTE = 1_960  # twenty of the file's missing minutes lie in the three hours after it
 
 FAST = LiveSettings(
-    ladder_ms=(20, 50), heartbeat_s=0.2, clock_s=0.1, limits=FeedLimits(overdue_ns=300_000_000)
+    heartbeat_s=0.2,
+    clock_s=0.1,
+    clock_patience_s=0.5,
+    limits=FeedLimits(overdue_ns=300_000_000),
+    link=LinkSettings(rota=RotaRules(ladder_ms=(20, 50))),
 )
 
 

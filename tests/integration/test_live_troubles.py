@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.live import LiveConnector, LiveSettings
 from seamline.connectors.live_records import DeliveryError, compile_codec
+from seamline.connectors.live_socket import LinkSettings
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.world import World
@@ -31,6 +32,7 @@ from seamline.schemas.topics import (
     HEADER_SOURCE,
     topic_name,
 )
+from seamline.streams.kernel.socket_rota import RotaRules
 from venue_world import (
     MIN_NS,
     START_NS,
@@ -48,7 +50,9 @@ from venue_world import (
     write_presets,
 )
 
-FAST = LiveSettings(ladder_ms=(20, 50), heartbeat_s=0.2, clock_s=0.1)
+FAST = LiveSettings(
+    heartbeat_s=0.2, clock_s=0.1, link=LinkSettings(rota=RotaRules(ladder_ms=(20, 50)))
+)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -108,6 +108,30 @@ def test_reordered_frames_fill_their_own_hole() -> None:
     assert f.holes() == ()
 
 
+def test_settled_history_that_differs_leaves_again_and_equal_bars_do_not() -> None:
+    f = feed()
+    for minute in (10, 11, 12):
+        f.on_bar(BTC, bar(minute, ids=(minute, minute)))
+    asked = [rest(10), rest(11, close=2.0), rest(12), rest(13)]
+    assert minutes(f.on_settled(BTC, asked)) == [11], "13 has not left: the feed decides on it"
+    assert f.on_settled(BTC, asked) == []
+    assert (f.counters.settled_compared, f.counters.settled_differ) == (6, 1)
+    assert f.watermark_ns == 13 * MIN
+
+
+def test_what_is_remembered_is_not_sent_and_takes_no_place_in_the_chain() -> None:
+    f = feed()
+    f.remember(BTC, [bar(8), bar(9)])
+    assert f.on_settled(BTC, [rest(8), rest(9, close=3.0)]) == [rest(9, close=3.0)]
+    assert f.repeats == 1 and f.holes() == ()
+
+
+def test_a_socket_speaks_for_its_own_symbols() -> None:
+    f = feed(BTC, ETH)
+    f.on_connected(12 * MIN, (ETH,))
+    assert [hole.symbol for hole in f.holes()] == [ETH]
+
+
 def test_a_late_correction_leaves_and_a_repeat_does_not() -> None:
     f = feed()
     f.on_bar(BTC, bar(10))

@@ -10,17 +10,27 @@ command line talks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.kafka.producer import IdempotentProducer
+from seamline.connectors.kafka.producer import IdempotentProducer, ProducerSettings
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.live_bars import HEARTBEAT_S, BarFlow
-from seamline.connectors.live_records import LivePublisher, compile_codec, last_bars, last_trade_ids
-from seamline.connectors.live_socket import CLOCK_S, LADDER_MS, Flow, VenueLink
+from seamline.connectors.live_clock import PATIENCE_S, VenueWatch
+from seamline.connectors.live_records import (
+    BROKER_PATIENCE_S,
+    LivePublisher,
+    compile_codec,
+    landed,
+    last_trade_ids,
+)
+from seamline.connectors.live_settled import SettledTask
+from seamline.connectors.live_socket import CLOCK_S, LinkSettings, VenueLink
+from seamline.connectors.live_tasks import until_stopped
 from seamline.connectors.live_trades import TradeFlow
 from seamline.connectors.venues.binance import (
     BinanceEndpoints,
@@ -33,10 +43,12 @@ from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_duration, format_time
 from seamline.streams.kernel.feed import BarFeed, FeedBar, FeedLimits
+from seamline.streams.kernel.settled_check import SettledCheck, SettledRules
 
 VENUE: Final = "binance"
 DAY_NS: Final = 86_400_000_000_000
 CLOSE_TIMEOUT_S: Final = 30.0
+CLOCK_AHEAD_MAX_NS: Final = 3_600_000_000_000
 # One attempt a call: the ladders here say when to ask again, and a ban of any length is waited for.
 REST_RULES: Final = RestRules(attempts=1, timeout_s=5.0, wait_s_max=7 * 86_400.0)
 _STREAMS: Final = {"binance.ws.kline.1m": "kline_1m", "binance.ws.trade": "trade"}
@@ -44,24 +56,29 @@ _STREAMS: Final = {"binance.ws.kline.1m": "kline_1m", "binance.ws.trade": "trade
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """`resume_limit_ns` is the longest time that a start fills over REST; `_s` are real seconds."""
+    """`resume_limit_ns` is the longest time that a start fills over REST; `_s` are real seconds.
 
-    ladder_ms: tuple[int, ...] = LADDER_MS
+    `previews`: open klines are sent too. `broker_patience_s`: how long a broker may be away.
+    `clock_patience_s`: how long a venue may show nothing until its clock alone says what is over.
+    """
+
     resume_limit_ns: int = DAY_NS
     heartbeat_s: float = HEARTBEAT_S
     clock_s: float = CLOCK_S
+    clock_patience_s: float = PATIENCE_S
+    broker_patience_s: float = BROKER_PATIENCE_S
+    previews: bool = False
     limits: FeedLimits = field(default_factory=FeedLimits)
-
-
-class _Running(Flow, Protocol):
-    async def beat(self, period_s: float) -> None: ...
+    link: LinkSettings = field(default_factory=LinkSettings)
+    settled: SettledRules = field(default_factory=SettledRules)
 
 
 class LiveConnector:
     """One preset, some symbols, one process. `run` may be called once.
 
     `ids` are the registered schema ids of the preset's topics. Raises UsageError on construction
-    for a preset without a live feed, or with one that is not built yet.
+    for a preset without a live feed, or with one that is not built yet. `uniform` (0..1) spreads
+    the lives of sockets.
     """
 
     def __init__(
@@ -73,6 +90,7 @@ class LiveConnector:
         settings: LiveSettings | None = None,
         *,
         notice: Callable[[str], None] = lambda _: None,
+        uniform: Callable[[], float] = random.random,
     ) -> None:
         self._stream = stream_of(preset)
         self._cluster = cluster
@@ -81,6 +99,9 @@ class LiveConnector:
         self._endpoints = endpoints
         self._settings = settings or LiveSettings()
         self._notice = notice
+        self._uniform = uniform
+        self._watch: VenueWatch | None = None
+        self._settled: SettledTask | None = None
         self._feed: BarFeed | None = None
         self._link: VenueLink | None = None
         self._flow: BarFlow | TradeFlow | None = None
@@ -94,7 +115,9 @@ class LiveConnector:
         missing or has another partition count, TransportError when the venue cannot be asked on
         start, DeliveryError when a record did not reach the broker.
         """
-        producer = IdempotentProducer(self._cluster)
+        patience_ms = int(self._settings.broker_patience_s * 1_000)
+        wishes = ProducerSettings(linger_ms=1, message_timeout_ms=patience_ms)
+        producer = IdempotentProducer(self._cluster, wishes)
         async with BinanceRest(self._endpoints, REST_RULES) as rest:
             try:
                 flow, link = await self._start(rest, producer, symbols)
@@ -105,6 +128,8 @@ class LiveConnector:
                 ]
                 if isinstance(flow, BarFlow):
                     tasks.append(flow.fill_holes())
+                if self._settled is not None:
+                    tasks.append(self._settled.run())
                 self.ready.set()
                 await until_stopped(tasks, stop)
             except BaseException:
@@ -117,7 +142,8 @@ class LiveConnector:
     def counters(self) -> dict[str, int]:
         """Everything counted so far, by name."""
         found: dict[str, int] = {}
-        for part in (self._link, self._flow):
+        parts = (self._link, self._flow, self._watch, self._publisher, self._settled)
+        for part in parts:
             if part is not None:
                 found |= asdict(part.counters)
         if self._feed is not None:
@@ -142,53 +168,105 @@ class LiveConnector:
             }
         if isinstance(self._flow, TradeFlow):
             found["watermark_ns"] = self._flow.watermark_ns
+        if self._link is not None and self._watch is not None:
+            found |= {
+                "waiting_frames": self._link.waiting,
+                "clock_offset_ns": self._watch.offset_ns,
+                "outages": len(self._watch.outages()),
+            }
+        if self._settled is not None:
+            found["settled_through_ns"] = self._settled.through_ns
         return found
 
     async def _start(
         self, rest: BinanceRest, producer: IdempotentProducer, symbols: Sequence[str]
     ) -> tuple[BarFlow | TradeFlow, VenueLink]:
+        settings, preset = self._settings, self._preset
         roles = ("live", "quarantine")
-        await asyncio.to_thread(assert_partitions, self._cluster, self._preset, roles)
+        await asyncio.to_thread(assert_partitions, self._cluster, preset, roles)
         # Compiled now: a loop that compiles while frames come answers neither them nor pings.
         await asyncio.to_thread(compile_codec)
-        venues = await rest.resolve(symbols)
-        streams = [venue.stream(self._stream) for venue in venues.values()]
-        link = VenueLink(
-            self._endpoints,
+        watch = VenueWatch(
             rest,
-            streams,
-            ladder_ms=self._settings.ladder_ms,
+            interval_ns=preset.interval_ns,
+            patience_s=settings.clock_patience_s,
             notice=self._notice,
         )
-        venue_ns = await link.poll_clock()
-        publisher = LivePublisher(producer, self._preset, self._ids, VENUE)
+        await watch.poll()
+        venues = await watch.ask(rest.resolve(symbols))
+        how: dict[str, Any] = {"uniform": self._uniform, "notice": self._notice}
+        link = VenueLink(self._endpoints, watch, venues, self._stream, settings.link, **how)
+        publisher = LivePublisher(
+            *(producer, preset, self._ids, VENUE),
+            patience_s=settings.broker_patience_s,
+            notice=self._notice,
+        )
         flow: BarFlow | TradeFlow
-        if self._preset.kind == "trades":
+        if preset.kind == "trades":
             last_ids = await asyncio.to_thread(
-                last_trade_ids, self._cluster, self._preset, tuple(venues), self._ids["trade"]
+                last_trade_ids, self._cluster, preset, tuple(venues), self._ids["trade"]
             )
-            flow = TradeFlow(venues, last_ids, publisher, link)
+            flow = TradeFlow(venues, last_ids, publisher, watch)
         else:
-            landed = await asyncio.to_thread(
-                last_bars, self._cluster, self._preset, tuple(venues), self._ids["bar"]
-            )
-            self._feed = self._resumed(venues, landed, venue_ns)
-            flow = BarFlow(
-                *(self._preset, venues, self._feed, publisher, link, rest), notice=self._notice
-            )
-        self._link, self._flow, self._publisher = link, flow, publisher
+            flow = await self._bar_flow(rest, venues, publisher, watch)
+        self._link, self._flow, self._publisher, self._watch = link, flow, publisher, watch
         return flow, link
 
+    async def _bar_flow(
+        self,
+        rest: BinanceRest,
+        venues: Mapping[str, VenueSymbol],
+        publisher: LivePublisher,
+        watch: VenueWatch,
+    ) -> BarFlow:
+        settings, preset = self._settings, self._preset
+        newest = settings.settled.look_back_bars
+        before = await asyncio.to_thread(
+            landed, self._cluster, preset, tuple(venues), self._ids["bar"], newest
+        )
+        watch.ledger.resume(before.outages)
+        feed = self._resumed(venues, before.bars, await self._market_ns(watch, venues))
+        flow = BarFlow(
+            *(preset, venues, feed, publisher, watch, rest),
+            previews=settings.previews,
+            notice=self._notice,
+        )
+        # What is not remembered cannot be compared: the check begins where memory does.
+        from_ns = {symbol: feed.expected_ns(symbol) for symbol in venues}
+        limit_ns = feed.floor(watch.polled_ns - settings.resume_limit_ns)
+        for symbol, bars in before.bars.items():
+            first_ns = max(feed.floor(bars[0].open_time_ns), limit_ns)
+            from_ns[symbol] = min(from_ns[symbol], first_ns)
+        check = SettledCheck(from_ns, preset.interval_ns, preset.settle_ns, settings.settled)
+        self._settled = SettledTask(
+            *(check, lambda: {s: feed.expected_ns(s) for s in venues}, flow, watch, rest),
+            notice=self._notice,
+        )
+        self._feed = feed
+        return flow
+
+    async def _market_ns(self, watch: VenueWatch, venues: Mapping[str, VenueSymbol]) -> int:
+        """Where a new symbol begins: the venue's clock, or where its market is when that is a
+        little earlier, because a clock ahead would skip the bar that is open now."""
+        newest_ns = await watch.look(tuple(venues.values()))
+        clock_ns = watch.polled_ns
+        if newest_ns is None or newest_ns < clock_ns - CLOCK_AHEAD_MAX_NS:
+            return clock_ns
+        return min(clock_ns, newest_ns)
+
     def _resumed(
-        self, venues: Mapping[str, VenueSymbol], landed: Mapping[str, FeedBar], venue_ns: int
+        self,
+        venues: Mapping[str, VenueSymbol],
+        before: Mapping[str, Sequence[FeedBar]],
+        market_ns: int,
     ) -> BarFeed:
         """The feed as it goes on from what landed; a new symbol begins with the bar open now."""
         preset = self._preset
-        limit_ns = venue_ns - self._settings.resume_limit_ns
+        limit_ns = market_ns - self._settings.resume_limit_ns
         expected = {}
         for symbol in venues:
-            last = landed.get(symbol)
-            next_ns = venue_ns if last is None else last.open_time_ns + preset.interval_ns
+            bars = before.get(symbol)
+            next_ns = bars[-1].open_time_ns + preset.interval_ns if bars else market_ns
             if next_ns < limit_ns:
                 self._notice(
                     f"{symbol}: nothing landed since {format_time(next_ns)}, longer than the "
@@ -199,9 +277,12 @@ class LiveConnector:
                 next_ns = limit_ns
             expected[symbol] = next_ns
         feed = BarFeed(expected, preset.interval_ns, preset.grid_origin_ns, self._settings.limits)
-        for symbol, bar in landed.items():
-            if bar.open_time_ns + preset.interval_ns == feed.expected_ns(symbol):
-                feed.seed(symbol, bar)
+        for symbol, bars in before.items():
+            feed.remember(symbol, bars[:-1])
+            if bars[-1].open_time_ns + preset.interval_ns == feed.expected_ns(symbol):
+                feed.seed(symbol, bars[-1])
+            else:
+                feed.remember(symbol, bars[-1:])
         return feed
 
 
@@ -230,18 +311,3 @@ def stream_of(preset: Preset) -> str:
             fix=f"One of {', '.join(_STREAMS)}",
         )
     return _STREAMS[preset.live.feed]
-
-
-async def until_stopped(work: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
-    """Run all until `stop` is set or one of them raises; none is left running."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (*tasks, stopped):
-            task.cancel()
-        results = await asyncio.gather(*tasks, stopped, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result

@@ -3,7 +3,8 @@
 Decides: which frames are closed klines of ours, when history is asked for a hole and from which
 cell to which. Invariants: what the feed hands out is sent before it is asked anything else, so the
 watermark never runs ahead of the log; a frame that cannot be read, is of no symbol of ours or ends
-in the venue's future goes to quarantine with its bytes; history is asked again until it answers.
+in the venue's future goes to quarantine with its bytes; history is asked again until it answers,
+and only of bars that are over for sure; open klines move nothing, as previews they may leave.
 Must not know: sockets, how records are encoded.
 """
 
@@ -11,19 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
+from seamline.connectors.live_clock import VenueWatch, retry_after_s
 from seamline.connectors.live_records import LivePublisher, bars_of
-from seamline.connectors.live_socket import VenueLink, retry_after_s
+from seamline.connectors.live_share import Keep
 from seamline.connectors.venues.binance import PAGE_ROWS_MAX, BinanceRest, KlinePage, VenueSymbol
 from seamline.connectors.venues.binance_parse import INTERVALS, Frame, KlineFrame, Malformed
-from seamline.schemas.columns import WS_CLOSED
+from seamline.schemas.columns import REST_FRESH, REST_SETTLED, WS_CLOSED, WS_OPEN
 from seamline.schemas.errors import TransportError
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.streams.kernel.feed import BarFeed, FeedBar, Hole, Ladder
+from seamline.streams.kernel.previews import PreviewGate
 
 FILL_LADDER_MS: Final = (250, 500, 1_000, 2_000, 5_000, 10_000)
 FILLS_AT_ONCE: Final = 4
@@ -39,6 +42,8 @@ class BarCounters:
 
     closed_klines: int = 0
     open_klines: int = 0
+    previews: int = 0
+    previews_refused: int = 0
     malformed: int = 0
     foreign: int = 0
     future: int = 0
@@ -58,9 +63,10 @@ class BarFlow:
         symbols: Mapping[str, VenueSymbol],
         feed: BarFeed,
         publisher: LivePublisher,
-        link: VenueLink,
+        watch: VenueWatch,
         rest: BinanceRest,
         *,
+        previews: bool = False,
         notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._preset = preset
@@ -70,8 +76,9 @@ class BarFlow:
         self._interval_text = INTERVALS[preset.interval_ns]
         self._feed = feed
         self._publisher = publisher
-        self._link = link
+        self._watch = watch
         self._rest = rest
+        self._gate = PreviewGate() if previews else None
         self._notice = notice
         # The feed and the log move together: nobody sees one without the other.
         self._moving = asyncio.Lock()
@@ -80,9 +87,22 @@ class BarFlow:
         self._ladders: dict[str, tuple[Ladder, float]] = {}
         self.counters = BarCounters()
 
-    async def connected(self, venue_ns: int) -> None:
+    def keep(self, frame: Frame) -> Keep:
+        symbol = self._symbol_of(frame)
+        if symbol is None or not isinstance(frame, KlineFrame):
+            return Keep.ALWAYS
+        open_ns = frame.open_ms * NS_PER_MS
+        if frame.closed:
+            self._watch.shows(open_ns + self._interval)
+            return Keep.ALWAYS
+        self._watch.shows(open_ns)
+        self.counters.open_klines += 1
+        wanted = self._gate is not None and self._gate.allows(symbol, time.monotonic_ns())
+        return Keep.IF_ROOM if wanted else Keep.NO
+
+    async def connected(self, venue_ns: int, symbols: tuple[str, ...] | None) -> None:
         async with self._moving:
-            self._feed.on_connected(venue_ns)
+            self._feed.on_connected(venue_ns, symbols)
         self._holes.set()
 
     async def ticked(self, venue_ns: int) -> None:
@@ -94,7 +114,7 @@ class BarFlow:
         counters = self.counters
         if isinstance(frame, Malformed):
             counters.malformed += 1
-            await self._quarantine(raw, frame.reason, frame.received_ns)
+            await self._quarantine(raw, frame.reason, frame.received_ns, size=frame.size)
             return
         symbol = self._symbol_of(frame)
         if symbol is None or not isinstance(frame, KlineFrame):
@@ -102,10 +122,13 @@ class BarFlow:
             await self._quarantine(raw, "unexpected_frame", time.time_ns())
             return
         if not frame.closed:
-            counters.open_klines += 1
+            async with self._moving:
+                sent = self._publisher.preview(symbol, bar_of(frame))
+            counters.previews += sent
+            counters.previews_refused += not sent
             return
         open_ns = frame.open_ms * NS_PER_MS
-        if not await self._link.believes(open_ns + self._interval):
+        if not await self._watch.believes(open_ns + self._interval):
             counters.future += 1
             await self._quarantine(raw, "not_closed_yet", frame.received_ns)
             return
@@ -114,6 +137,13 @@ class BarFlow:
             await self._publisher.bars(symbol, self._feed.on_bar(symbol, bar_of(frame)))
         if self._feed.holes():
             self._holes.set()
+
+    async def settled(self, symbol: str, bars: Sequence[FeedBar]) -> int:
+        """Settled history of bars that have left; sends what differs, and says how many did."""
+        async with self._moving:
+            sent = self._feed.on_settled(symbol, bars)
+            await self._publisher.bars(symbol, sent)
+        return len(sent)
 
     async def fill_holes(self) -> None:
         """Ask history for every hole, for ever; a question that fails is asked again."""
@@ -124,32 +154,41 @@ class BarFlow:
             except TimeoutError:
                 pass
             self._holes.clear()
-            now = time.monotonic()
-            due = [h for h in self._feed.holes() if self._ladders.get(h.symbol, _NOW)[1] <= now]
-            for first in range(0, len(due), FILLS_AT_ONCE):
-                part = due[first : first + FILLS_AT_ONCE]
+            for part in self._due():
                 for result in await asyncio.gather(*map(self._fill, part), return_exceptions=True):
                     if isinstance(result, BaseException):
                         raise result
+
+    def _due(self) -> list[list[Hole]]:
+        """Holes to ask for now, in parts of FILLS_AT_ONCE: of bars that are over, when the venue
+        does not want to be left alone."""
+        if self._watch.quiet_s:
+            return []
+        now, edge_ns = time.monotonic(), self._feed.floor(self._watch.sure_ns)
+        due = [
+            hole
+            for hole in self._feed.holes()
+            if hole.start_ns < edge_ns and self._ladders.get(hole.symbol, _NOW)[1] <= now
+        ]
+        return [due[n : n + FILLS_AT_ONCE] for n in range(0, len(due), FILLS_AT_ONCE)]
 
     async def beat(self, period_s: float = HEARTBEAT_S) -> None:
         """Send heartbeats, for ever."""
         while True:
             await asyncio.sleep(period_s)
             async with self._moving:
-                await self._publisher.heartbeat(self._feed.watermark_ns)
+                outages = self._watch.outages()
+                await self._publisher.heartbeat(self._feed.watermark_ns, outages)
             self.counters.heartbeats += 1
 
     async def _fill(self, hole: Hole) -> None:
-        """One page of one hole. An answer speaks for what had closed when it was asked."""
+        """One page of one hole. An answer speaks for what was over when it was asked."""
+        if self._watch.quiet_s:
+            return
+        edge_ns = self._feed.floor(self._watch.sure_ns)
         end_ns = min(hole.end_ns, hole.start_ns + PAGE_ROWS_MAX * self._interval)
         try:
-            page = await self._rest.klines(
-                self._symbols[hole.symbol],
-                *(hole.start_ns, end_ns),
-                interval_ns=self._interval,
-                settle_ns=self._preset.settle_ns,
-            )
+            page = await self.page(hole.symbol, hole.start_ns, end_ns)
         except TransportError as error:
             if not error.retriable:
                 raise
@@ -157,31 +196,49 @@ class BarFlow:
             return
         self._ladders.pop(hole.symbol, None)
         self.counters.fills += 1
-        for bad in page.malformed:
-            self.counters.fill_rows_malformed += 1
-            await self._quarantine(bad.raw, bad.reason, bad.received_ns, "rest.klines")
-        answered_ns = self._believed(hole, page)
+        answered_ns = self._believed(hole, page, min(page.end_ns, edge_ns))
         if answered_ns <= hole.start_ns:
             return
-        rows = [
-            row
-            for row in range(len(page.columns))
-            if page.columns.closed[row] and page.columns.open_time_ns[row] < answered_ns
-        ]
-        bars = bars_of(page.columns, rows)
+        bars = self.bars_over(page, answered_ns, edge_ns)
         async with self._moving:
             sent = self._feed.on_answer(hole.symbol, hole.start_ns, answered_ns, bars)
             await self._publisher.bars(hole.symbol, sent)
         if self._feed.holes():
             self._holes.set()
 
-    def _believed(self, hole: Hole, page: KlinePage) -> int:
+    async def page(self, symbol: str, start_ns: int, end_ns: int) -> KlinePage:
+        """One page of history; what cannot be read of it goes to quarantine, what it shows of the
+        market is noted. Raises TransportError."""
+        pages = self._rest.pages(
+            *(self._symbols[symbol], start_ns, end_ns),
+            interval_ns=self._interval,
+            settle_ns=self._preset.settle_ns,
+        )
+        page = await self._watch.ask(anext(pages))
+        await pages.aclose()
+        for bad in page.malformed:
+            self.counters.fill_rows_malformed += 1
+            await self._quarantine(bad.raw, bad.reason, bad.received_ns, source="rest.klines")
+        if len(page.columns):
+            self._watch.shows(int(page.columns.open_time_ns[-1]))
+        return page
+
+    def bars_over(self, page: KlinePage, end_ns: int, edge_ns: int) -> list[FeedBar]:
+        """The rows before `end_ns` as bars. `edge_ns`: all that ends there was over when the page
+        was asked for; what was over for as long as the preset says is settled."""
+        times = page.columns.open_time_ns.tolist()
+        settled_ns = edge_ns - self._preset.settle_ns - self._interval
+        return [
+            replace(bar, source=REST_SETTLED if bar.open_time_ns <= settled_ns else REST_FRESH)
+            for bar in bars_of(page.columns, [n for n, at in enumerate(times) if at < end_ns])
+        ]
+
+    def _believed(self, hole: Hole, page: KlinePage, over_ns: int) -> int:
         """End of what the answer settles. A bar that closed a moment ago may only not be there yet:
         its absence counts once it is no longer young, or has been asked about for a while."""
-        closed = page.columns.closed
-        there = set(page.columns.open_time_ns[closed].tolist())
-        young_ns = page.venue_time_ns - YOUNG_NS
-        for cell in range(hole.start_ns, page.complete_through_ns, self._interval):
+        there = set(page.columns.open_time_ns.tolist())
+        young_ns = self._watch.market_ns - YOUNG_NS
+        for cell in range(hole.start_ns, over_ns, self._interval):
             if cell in there or cell + self._interval <= young_ns:
                 continue
             asked, since = self._doubted.get(hole.symbol, (-1, 0.0))
@@ -191,7 +248,7 @@ class BarFlow:
             if time.monotonic() - since < DOUBT_S:
                 return cell
         self._doubted.pop(hole.symbol, None)
-        return page.complete_through_ns
+        return over_ns
 
     def _wait_longer(self, symbol: str, error: TransportError) -> None:
         self.counters.fill_failures += 1
@@ -205,17 +262,19 @@ class BarFlow:
             return None
         return self._by_venue.get(frame.venue_symbol)
 
-    async def _quarantine(self, raw: bytes, reason: str, now_ns: int, source: str = "ws") -> None:
+    async def _quarantine(
+        self, raw: bytes, reason: str, now_ns: int, *, source: str = "ws", size: int | None = None
+    ) -> None:
         self.counters.quarantined += 1
         async with self._moving:
-            await self._publisher.quarantine(raw, reason, f"binance.{source}", now_ns)
+            await self._publisher.quarantine(raw, reason, f"binance.{source}", now_ns, size)
 
 
 _NOW: Final = (Ladder(FILL_LADDER_MS), 0.0)
 
 
 def bar_of(frame: KlineFrame) -> FeedBar:
-    """A closed kline of the socket as a bar."""
+    """A kline of the socket as a bar."""
     return FeedBar(
         open_time_ns=frame.open_ms * NS_PER_MS,
         open=frame.open,
@@ -227,6 +286,6 @@ def bar_of(frame: KlineFrame) -> FeedBar:
         trades=frame.trades,
         first_trade_id=frame.first_trade_id,
         last_trade_id=frame.last_trade_id,
-        source=WS_CLOSED,
+        source=WS_CLOSED if frame.closed else WS_OPEN,
         received_time_ns=frame.received_ns,
     )

@@ -5,6 +5,10 @@ counts as delivered; which bar or trade of a symbol landed last. Invariants: par
 the symbol, as every producer; a heartbeat is sent only after all records before it were
 acknowledged, so its watermark is true for every reader; nothing is sent while too much is
 unsettled; a failed delivery raises. Must not know: the venue's protocol, holes, when to connect.
+
+A broker that is away for less than BROKER_PATIENCE_S is waited for: the client sends again, in
+order and without duplicates. One that is away for longer ends the connector with a DeliveryError;
+the next start goes on from what landed.
 """
 
 from __future__ import annotations
@@ -23,15 +27,18 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.producer import Headers, IdempotentProducer
 from seamline.connectors.kafka.reader import Message, read_range
 from seamline.schemas.codec import BarDecoder, encode_bars, schema_ids
-from seamline.schemas.columns import BarColumns
+from seamline.schemas.columns import WS_OPEN, BarColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.outages import Outage, encode_outages, parse_outages
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record, encode_record
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     HEADER_FIRST_FAILURE_NS,
+    HEADER_OUTAGES,
     HEADER_REASON,
+    HEADER_SIZE,
     HEADER_SOURCE,
     HEADER_VENUE,
     HEADER_WATERMARK_NS,
@@ -42,8 +49,17 @@ from seamline.schemas.topics import (
 from seamline.streams.kernel.feed import FeedBar
 
 UNSETTLED_MAX: Final = 20_000
-SETTLE_TIMEOUT_S: Final = 60.0
+# Records of this size and more count singly: a few of them fill the client's memory.
+LARGE_BYTES: Final = 4_096
+LARGE_UNSETTLED_MAX: Final = 64
+# The broker's own default limit of a record is 1 MiB, ours leaves room for it to be lowered.
+QUARANTINE_BYTES_MAX: Final = 262_144
+# The client gives up a record after this, and says why; a little later we do without its word.
+BROKER_PATIENCE_S: Final = 120.0
+PATIENCE_MARGIN_S: Final = 15.0
+SLOW_S: Final = 5.0
 SETTLE_CHECK_S: Final = 0.002
+PREVIEWS_UNSETTLED_MAX: Final = 1_000
 # The tail is read in growing windows: a heartbeat a second hides bars of long intervals.
 TAIL_WINDOWS: Final = (2_000, 20_000, 200_000)
 
@@ -66,13 +82,31 @@ class DeliveryError(TransportError):
     retriable = False
 
 
+@dataclass(slots=True)
+class PublisherCounters:
+    """How often the broker was waited for longer than SLOW_S, and bytes that were not kept."""
+
+    broker_waits: int = 0
+    quarantine_cut: int = 0
+
+
 class LivePublisher:
     """Writes one preset's `live` and `quarantine`. For one thread; raises DeliveryError when a
-    delivery failed or not all is acknowledged within SETTLE_TIMEOUT_S."""
+    delivery failed or not all is acknowledged within `patience_s` and a margin."""
 
     def __init__(
-        self, producer: IdempotentProducer, preset: Preset, ids: Mapping[str, int], venue: str
+        self,
+        producer: IdempotentProducer,
+        preset: Preset,
+        ids: Mapping[str, int],
+        venue: str,
+        *,
+        patience_s: float = BROKER_PATIENCE_S,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._patience_s = patience_s
+        self._notice = notice
+        self.counters = PublisherCounters()
         self._producer = producer
         self._preset = preset
         self._ids = ids
@@ -95,6 +129,19 @@ class LivePublisher:
         for value in values:
             self._send(self._live, symbol_key(symbol), value, headers)
 
+    def preview(self, symbol: str, bar: FeedBar) -> bool:
+        """Send an open bar of one symbol as `ws_open`, unless the broker is slow. Never waits."""
+        self._poll()
+        if self._producer.unsettled >= PREVIEWS_UNSETTLED_MAX:
+            return False
+        columns = columns_of([bar])
+        columns.closed[:] = False
+        columns.source[:] = WS_OPEN
+        (value,) = encode_bars([symbol], columns, self._ids["bar"])
+        headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header)]
+        self._send(self._live, symbol_key(symbol), value, headers)
+        return True
+
     async def trades(self, symbol: str, trades: Iterable[FeedTrade]) -> None:
         """Send trades of one symbol, in their order."""
         await self._room()
@@ -113,25 +160,36 @@ class LivePublisher:
             value = encode_record("trade", fields, self._ids["trade"])
             self._send(self._live, symbol_key(symbol), value, headers)
 
-    async def heartbeat(self, watermark_ns: int) -> None:
-        """One heartbeat to each partition. Order: 1. all records so far are acknowledged (the
-        caller sends none meanwhile); 2. the heartbeats go out."""
+    async def heartbeat(self, watermark_ns: int, outages: Sequence[Outage] = ()) -> None:
+        """One heartbeat to each partition, with what the venue said of its outages. Order: 1. all
+        records so far are acknowledged (the caller sends none meanwhile); 2. the heartbeats go
+        out."""
         await self.settle()
         headers = [
             (HEADER_VENUE, self._venue.encode()),
             (HEADER_WATERMARK_NS, str(watermark_ns).encode()),
         ]
+        if outages:
+            headers.append((HEADER_OUTAGES, encode_outages(outages)))
         for partition in range(self._preset.partitions):
             self._send(self._live, None, None, headers, partition=partition)
 
-    async def quarantine(self, raw: bytes, reason: str, source: str, now_ns: int) -> None:
-        """Keep bytes that cannot be read, unchanged."""
-        await self._room()
+    async def quarantine(
+        self, raw: bytes, reason: str, source: str, now_ns: int, size: int | None = None
+    ) -> None:
+        """Keep bytes that cannot be read, unchanged; of very many the first QUARANTINE_BYTES_MAX.
+        A header says how many there were, where not all are kept (`size`: 0 is unknown)."""
+        await (self._room() if len(raw) < LARGE_BYTES else self._wait_below(LARGE_UNSETTLED_MAX))
         headers = [
             (HEADER_REASON, reason.encode()),
             (HEADER_SOURCE, source.encode()),
             (HEADER_FIRST_FAILURE_NS, str(now_ns).encode()),
         ]
+        if len(raw) > QUARANTINE_BYTES_MAX:
+            size, raw = len(raw), raw[:QUARANTINE_BYTES_MAX]
+        if size is not None:
+            self.counters.quarantine_cut += 1
+            headers.append((HEADER_SIZE, str(size).encode()))
         self._send(self._quarantine, None, raw, headers)
 
     async def settle(self) -> None:
@@ -143,16 +201,28 @@ class LivePublisher:
             await self._wait_below(UNSETTLED_MAX // 2)
 
     async def _wait_below(self, unsettled: int) -> None:
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        began = time.monotonic()
+        deadline = began + self._patience_s + PATIENCE_MARGIN_S
+        slow = False
         self._poll()
         while self._producer.unsettled >= unsettled:
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= deadline:
                 raise DeliveryError(
                     f"{self._producer.unsettled} records not acknowledged in time",
                     fix="Check that the broker is up and that its disk is not full",
                 )
+            if not slow and now - began >= SLOW_S:
+                slow = True
+                self.counters.broker_waits += 1
+                self._notice(
+                    f"the broker has not acknowledged {self._producer.unsettled} records for "
+                    f"{SLOW_S:g} s; it is waited for up to {self._patience_s:g} s"
+                )
             await asyncio.sleep(SETTLE_CHECK_S)
             self._poll()
+        if slow:
+            self._notice(f"the broker answers again, after {time.monotonic() - began:.0f} s")
 
     def _send(
         self,
@@ -201,32 +271,70 @@ def bars_of(columns: BarColumns, rows: Iterable[int]) -> list[FeedBar]:
     return [FeedBar(**{n: getattr(columns, n)[row].item() for n in names}) for row in rows]
 
 
-def last_bars(
-    cluster: Cluster, preset: Preset, symbols: Sequence[str], schema_id: int
-) -> dict[str, FeedBar]:
-    """The newest closed bar of each symbol near the end of `live`; absent where there is none.
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What an earlier run left near the end of `live`: the newest closed bars of each symbol in
+    order of time, absent where there are none, and what was said last of the venue's outages."""
 
-    Only records with our `schema_id` count. Blocks; reads at most the largest of TAIL_WINDOWS
-    offsets of a partition.
+    bars: Mapping[str, Sequence[FeedBar]]
+    outages: tuple[Outage, ...]
+
+
+def landed(
+    cluster: Cluster, preset: Preset, symbols: Sequence[str], schema_id: int, newest: int
+) -> Landed:
+    """The `newest` closed bars of each symbol near the end of `live`, and the last statement.
+
+    Only records with our `schema_id` count; of two values of one bar the later record does.
+    Blocks; reads at most the largest of TAIL_WINDOWS offsets of a partition.
     """
-    found: dict[str, FeedBar] = {}
+    found: dict[str, dict[int, tuple[int, FeedBar]]] = {symbol: {} for symbol in symbols}
+    enough: set[str] = set()
+    stated: tuple[int, int, tuple[Outage, ...]] = (-1, -1, ())
     decoder = BarDecoder()
 
     def take(records: Sequence[Message]) -> None:
-        values = [r.value for r in records if r.value is not None]
-        values = [v for v, i in zip(values, schema_ids(values), strict=True) if i == schema_id]
-        if not values:
+        nonlocal stated
+        for record in records:
+            outages = _outages_of(record)
+            if outages is not None:
+                said = (record.timestamp_ms, record.offset, outages)
+                stated = max(stated, said, key=lambda s: s[:2])
+        ours = [r for r in records if r.value is not None]
+        ids = schema_ids([r.value for r in ours if r.value is not None])
+        ours = [record for record, i in zip(ours, ids, strict=True) if i == schema_id]
+        if not ours:
             return
-        decoded = decoder.decode(values)
+        decoded = decoder.decode([r.value for r in ours if r.value is not None])
         usable = np.flatnonzero(decoded.ok & decoded.columns.closed)
         for row, bar in zip(usable, bars_of(decoded.columns, usable), strict=True):
-            symbol = decoder.symbols[decoded.sid[row]]
-            if symbol in found and found[symbol].open_time_ns > bar.open_time_ns:
-                continue
-            found[symbol] = bar
+            bars = found.get(decoder.symbols[decoded.sid[row]])
+            if bars is not None:
+                entry = (ours[row].offset, bar)
+                # An older window must not put back what a later record replaced.
+                bars[bar.open_time_ns] = max(
+                    bars.get(bar.open_time_ns, entry), entry, key=lambda e: e[0]
+                )
+        for symbol, bars in found.items():
+            if len(bars) >= newest:
+                enough.add(symbol)
+            if len(bars) >= 2 * newest:
+                for time_ns in sorted(bars)[:-newest]:
+                    del bars[time_ns]
 
-    _read_tail(cluster, preset, symbols, take, found)
-    return {symbol: found[symbol] for symbol in symbols if symbol in found}
+    _read_tail(cluster, preset, symbols, take, enough)
+    kept = {s: [bars[t][1] for t in sorted(bars)[-newest:]] for s, bars in found.items() if bars}
+    return Landed(kept, stated[2])
+
+
+def _outages_of(record: Message) -> tuple[Outage, ...] | None:
+    """The statement of a heartbeat: none at all is one too. None for other records."""
+    if record.value is not None:
+        return None
+    headers = dict(record.headers)
+    if HEADER_WATERMARK_NS not in headers:
+        return None
+    return parse_outages(headers.get(HEADER_OUTAGES, b""))
 
 
 def last_trade_ids(

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seamline.connectors.live_bars import HEARTBEAT_S
+from seamline.connectors.live_clock import VenueWatch
 from seamline.connectors.live_records import FeedTrade, LivePublisher
-from seamline.connectors.live_socket import VenueLink
+from seamline.connectors.live_share import Keep
 from seamline.connectors.venues.binance import VenueSymbol
 from seamline.connectors.venues.binance_parse import Frame, Malformed, TradeFrame
 from seamline.schemas.times import NS_PER_MS
@@ -43,11 +44,11 @@ class TradeFlow:
         symbols: Mapping[str, VenueSymbol],
         last_ids: Mapping[str, int],
         publisher: LivePublisher,
-        link: VenueLink,
+        watch: VenueWatch,
     ) -> None:
         self._by_venue = {venue.venue_symbol: name for name, venue in symbols.items()}
         self._publisher = publisher
-        self._link = link
+        self._watch = watch
         self._moving = asyncio.Lock()
         self._complete_ns = 0
         self.dedupe = TradeDedupe()
@@ -60,7 +61,10 @@ class TradeFlow:
         """All trades before it have been sent; stands still once ids are missing."""
         return self._complete_ns
 
-    async def connected(self, venue_ns: int) -> None:
+    def keep(self, frame: Frame) -> Keep:
+        return Keep.ALWAYS
+
+    async def connected(self, venue_ns: int, symbols: tuple[str, ...] | None) -> None:
         if not self._complete_ns and not self.dedupe.missing:
             self._complete_ns = venue_ns
 
@@ -72,14 +76,14 @@ class TradeFlow:
         counters = self.counters
         if isinstance(frame, Malformed):
             counters.malformed += 1
-            await self._quarantine(raw, frame.reason, frame.received_ns)
+            await self._quarantine(raw, frame.reason, frame.received_ns, frame.size)
             return
         symbol = self._symbol_of(frame)
         if symbol is None or not isinstance(frame, TradeFrame):
             counters.foreign += 1
             await self._quarantine(raw, "unexpected_frame", time.time_ns())
             return
-        if not await self._link.believes(frame.time_ms * NS_PER_MS):
+        if not await self._watch.believes(frame.time_ms * NS_PER_MS):
             counters.future += 1
             await self._quarantine(raw, "in_the_future", frame.received_ns)
             return
@@ -96,7 +100,7 @@ class TradeFlow:
             await asyncio.sleep(period_s)
             async with self._moving:
                 if self._complete_ns:
-                    await self._publisher.heartbeat(self._complete_ns)
+                    await self._publisher.heartbeat(self._complete_ns, self._watch.outages())
                     self.counters.heartbeats += 1
 
     def _symbol_of(self, frame: Frame) -> str | None:
@@ -104,10 +108,12 @@ class TradeFlow:
             return None
         return self._by_venue.get(frame.venue_symbol)
 
-    async def _quarantine(self, raw: bytes, reason: str, now_ns: int) -> None:
+    async def _quarantine(
+        self, raw: bytes, reason: str, now_ns: int, size: int | None = None
+    ) -> None:
         self.counters.quarantined += 1
         async with self._moving:
-            await self._publisher.quarantine(raw, reason, "binance.ws", now_ns)
+            await self._publisher.quarantine(raw, reason, "binance.ws", now_ns, size)
 
 
 def trade_of(frame: TradeFrame) -> FeedTrade:

@@ -41,6 +41,8 @@ HEADER_DETAIL: Final = "seamline-detail"
 # Of bytes that a connector could not read: the source they came from, and the connector's clock.
 HEADER_SOURCE: Final = "seamline-source"
 HEADER_FIRST_FAILURE_NS: Final = "seamline-first-failure-ns"
+# How many bytes there were, where not all of them could be kept.
+HEADER_SIZE: Final = "seamline-size"
 HEADER_ORIGIN_TOPIC: Final = "seamline-origin-topic"
 HEADER_ORIGIN_PARTITION: Final = "seamline-origin-partition"
 HEADER_ORIGIN_OFFSET: Final = "seamline-origin-offset"

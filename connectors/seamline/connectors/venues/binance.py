@@ -20,7 +20,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import TracebackType
@@ -203,9 +203,22 @@ class BinanceRest:
         """All symbols of the venue by `BASE/QUOTE`. A large answer: weight 20, some megabytes."""
         return self._symbols_of(await self._get("/api/v3/exchangeInfo", {}))
 
+    async def newest_ns(self, venue: VenueSymbol, *, interval_ns: int) -> int | None:
+        """Open time of the newest kline that history shows, open or closed; None without any.
+
+        Shows where the venue's market is without any clock. Raises TransportError.
+        """
+        interval = _interval_of(interval_ns)
+        params = {"symbol": venue.venue_symbol, "interval": interval, "limit": "1"}
+        answer = await self._get("/api/v3/klines", params)
+        if not isinstance(answer, list) or len(answer) > 1:
+            raise self._strange("/api/v3/klines", "not a list of at most 1 row")
+        row = parse_row(answer[0], venue.venue_symbol, interval, 0, 0) if answer else None
+        return row.open_ms * NS_PER_MS if isinstance(row, KlineFrame) else None
+
     async def pages(
         self, venue: VenueSymbol, start_ns: int, end_ns: int, *, interval_ns: int, settle_ns: int
-    ) -> AsyncIterator[KlinePage]:
+    ) -> AsyncGenerator[KlinePage, None]:
         """History with `start_ns <= open_time < end_ns`, in pages of up to 1000 rows, oldest first.
 
         The pages follow each other without a hole: each starts where the one before it ends.

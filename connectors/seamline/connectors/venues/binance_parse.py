@@ -94,12 +94,13 @@ class Notice:
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """Bytes that are nothing known. `reason` is a code; `venue_symbol` is given where it was
-    legible."""
+    legible. `size` is how many bytes there were, where `raw` could not be kept; else None."""
 
     raw: bytes
     reason: str
     venue_symbol: str | None
     received_ns: int
+    size: int | None = None
 
 
 Frame = KlineFrame | TradeFrame | Reply | Notice | Malformed

@@ -15,15 +15,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    InvalidURI,
+)
 
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.binance_parse import Frame, Reply, parse_frame
@@ -32,27 +38,39 @@ from seamline.schemas.errors import TransportError, UsageError
 STREAMS_MAX = 1_024
 STREAMS_PER_MESSAGE = 200
 HELD_FRAMES_MAX = 20_000
+TOO_BIG = 1009
+_STATED_BYTES = re.compile(r"with (\d{1,18}) bytes", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRules:
-    """Limits of one connection, in real seconds. `silence_s` is the longest time without any
-    frame."""
+    """Limits of one connection, in real seconds.
+
+    Binance's spot documentation ("WebSocket Streams": "General WSS information", "Websocket
+    Limits"): at most 1,024 streams a connection; at most 5 messages a second to the venue, pings,
+    pongs and control messages together, so a control message every `between_messages_s` leaves
+    room for the answers to its pings; it pings every 20 s and expects the pong within a minute.
+    Its pings are answered while the socket is read. We ping too: who does not answer within
+    `ping_interval_s + ping_timeout_s` is gone, however open the connection looks. `silence_s` is
+    the longest time without any frame; None leaves that to the caller. A frame of more than
+    `frame_bytes_max` ends the connection.
+    """
 
     open_timeout_s: float = 10.0
     reply_timeout_s: float = 10.0
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 20.0
-    silence_s: float = 75.0
+    silence_s: float | None = 75.0
     frame_bytes_max: int = 2**20
-    between_messages_s: float = 0.25
+    between_messages_s: float = 0.3
 
 
 class BinanceStream:
     """A connection that is subscribed when `async with` has entered.
 
     Raises, on entering: UsageError for no or too many streams; TransportError when the venue cannot
-    be reached or refuses. `now_ns` stamps the received time of frames.
+    be reached or refuses (with `status` and `retry_after_s`, what it said of them, or None).
+    `now_ns` stamps the received time of frames; `sleep` paces control messages.
     """
 
     def __init__(
@@ -62,6 +80,7 @@ class BinanceStream:
         rules: StreamRules | None = None,
         *,
         now_ns: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if not 1 <= len(streams) <= STREAMS_MAX:
             raise UsageError(
@@ -71,7 +90,8 @@ class BinanceStream:
                 fix="Spread the symbols over several connections",
             )
         self._url = endpoints.ws_url + "/stream"
-        self._streams, self._rules, self._now_ns = tuple(streams), rules or StreamRules(), now_ns
+        self._streams, self._rules = tuple(streams), rules or StreamRules()
+        self._now_ns, self._sleep = now_ns, sleep
         self._socket: ClientConnection | None = None
         self._held: deque[tuple[bytes, Frame]] = deque()
         self._last_id = 0
@@ -88,12 +108,17 @@ class BinanceStream:
                 max_size=rules.frame_bytes_max,
                 compression=None,
             )
+        except InvalidStatus as error:
+            status, header = error.response.status_code, error.response.headers.get("Retry-After")
+            wait_s = float(header) if header and header.isdigit() else None
+            text = f"the handshake was refused: HTTP {status}"
+            raise self._lost(text, status=status, retry_after_s=wait_s) from error
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
             raise self._lost(f"cannot connect: {type(error).__name__} {error}") from error
         try:
             for first in range(0, len(self._streams), STREAMS_PER_MESSAGE):
                 if first:
-                    await asyncio.sleep(rules.between_messages_s)
+                    await self._sleep(rules.between_messages_s)
                 await self._control("SUBSCRIBE", self._streams[first : first + STREAMS_PER_MESSAGE])
         except BaseException:
             await self.close()
@@ -115,7 +140,8 @@ class BinanceStream:
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Every frame, for ever. Raises TransportError when the connection is lost (with `code`,
-        the close code or None), or when nothing came for `silence_s` (`silent` True).
+        the close code or None; `oversized` and, where known, `size`, when a frame was too big), or
+        when nothing came for `silence_s` (`silent` True).
         """
         async for _, frame in self.messages():
             yield frame
@@ -147,7 +173,7 @@ class BinanceStream:
                 raise self._lost(f"no reply to {method} among {HELD_FRAMES_MAX} frames")
             self._held.append((raw, frame))
 
-    async def _next(self, timeout_s: float) -> tuple[bytes, Frame]:
+    async def _next(self, timeout_s: float | None) -> tuple[bytes, Frame]:
         assert self._socket is not None
         try:
             async with asyncio.timeout(timeout_s):
@@ -160,7 +186,11 @@ class BinanceStream:
 
     def _closed(self, error: ConnectionClosed) -> TransportError:
         code = error.rcvd.code if error.rcvd is not None else None
-        return self._lost(f"the connection was lost: {error}", code=code)
+        oversized = error.sent is not None and error.sent.code == TOO_BIG
+        stated = _STATED_BYTES.search(error.sent.reason) if oversized and error.sent else None
+        size = int(stated[1]) if stated else None
+        text = f"the connection was lost: {error}"
+        return self._lost(text, code=code, oversized=oversized, size=size)
 
     def _lost(self, message: str, **fields: Any) -> TransportError:
         return TransportError(

@@ -21,10 +21,12 @@ from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, 
 from seamline.sdk.cli.stack import DirOption
 
 if TYPE_CHECKING:
-    from seamline.connectors.live import LiveConnector
+    from seamline.connectors.live import LiveConnector, LiveSettings
 
 REST_VARIABLE = "SEAMLINE_BINANCE_REST_URL"
 WS_VARIABLE = "SEAMLINE_BINANCE_WS_URL"
+SOCKET_LIFE_MIN_NS = 60_000_000_000
+DAY_NS = 86_400_000_000_000
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +46,15 @@ def live(
     resume_limit: Annotated[
         str, typer.Option(help="how far back a start fills over REST: 1d, 6h")
     ] = "1d",
+    previews: Annotated[
+        bool, typer.Option("--previews", help="send open bars too, at most one a second a symbol")
+    ] = False,
+    socket_life: Annotated[
+        str, typer.Option(help="the venue's time after which a socket is relieved by a new one")
+    ] = "23h50m",
+    settled_batch: Annotated[
+        int, typer.Option(help="bars for which settled history is asked again at once")
+    ] = 60,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="answer Prometheus there; 0 takes any")
     ] = None,
@@ -54,7 +65,7 @@ def live(
 
     Runs until SIGTERM or Ctrl-C. A new start goes on from what landed last.
     """
-    from seamline.connectors.live import LiveConnector, LiveSettings, stream_of
+    from seamline.connectors.live import LiveConnector, stream_of
     from seamline.connectors.registry.client import RemoteSchemaRegistryClient
     from seamline.connectors.registry.registration import ensure_registered
     from seamline.connectors.venues.binance import BinanceEndpoints
@@ -68,7 +79,7 @@ def live(
     chosen = loader.get(loader.load(None, os.environ), preset)
     stream_of(chosen)
     named = symbols_of(symbols)
-    limit_ns = parse_duration(resume_limit, parameter="resume_limit")
+    settings = settings_of(resume_limit, socket_life, settled_batch, previews)
     given = {REST_VARIABLE: rest_url, WS_VARIABLE: ws_url}
     env = {**os.environ, **{name: url for name, url in given.items() if url}}
     endpoints = BinanceEndpoints.from_environment(env)
@@ -78,7 +89,6 @@ def live(
         ids = ensure_registered(registry, chosen)
     finally:
         registry.close()
-    settings = LiveSettings(resume_limit_ns=limit_ns)
     connector = LiveConnector(world.cluster, chosen, ids, endpoints, settings, notice=say)
     if metrics_port is not None:
         from seamline.connectors.metrics import LiveMetrics, serve
@@ -87,6 +97,33 @@ def live(
         say(f"metrics at port {port}")
     asyncio.run(_run(connector, named, chosen.id))
     emit_object(_answer(connector, chosen.id, named), output, title="Live")
+
+
+def settings_of(
+    resume_limit: str, socket_life: str, settled_batch: int, previews: bool
+) -> LiveSettings:
+    """Raises UsageError for a text that is no duration, and for one that leaves no time."""
+    from seamline.connectors.live import LiveSettings
+    from seamline.connectors.live_socket import LinkSettings
+    from seamline.streams.kernel.settled_check import SettledRules
+    from seamline.streams.kernel.socket_rota import RotaRules
+
+    life_ns = parse_duration(socket_life, parameter="socket_life")
+    if not SOCKET_LIFE_MIN_NS <= life_ns <= DAY_NS:
+        raise UsageError(
+            "outside one minute to one day",
+            parameter="socket_life",
+            value=socket_life,
+            fix="The venue cuts a socket after a day: give less, 23h50m is the default",
+        )
+    # Lives differ by a little, so that many connectors do not connect at once.
+    rota = RotaRules(life_ns=life_ns, jitter_ns=min(RotaRules().jitter_ns, life_ns // 10))
+    return LiveSettings(
+        resume_limit_ns=parse_duration(resume_limit, parameter="resume_limit"),
+        previews=previews,
+        link=LinkSettings(rota=rota),
+        settled=SettledRules(batch_bars=settled_batch),
+    )
 
 
 def say(text: str) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -89,7 +89,7 @@ class BarDedupe:
     def new(self, symbol: str, bars: Iterable[FeedBar]) -> list[FeedBar]:
         """The bars of the batch that were not given with equal content, in their order."""
         given = self._given.setdefault(symbol, OrderedDict())
-        fresh = []
+        fresh: list[FeedBar] = []
         for bar in bars:
             known, content = given.get(bar.open_time_ns), bar.content()
             if known is not None:
@@ -103,6 +103,12 @@ class BarDedupe:
                 given.popitem(last=False)
             fresh.append(bar)
         return fresh
+
+    def remember(self, symbol: str, bars: Iterable[FeedBar]) -> None:
+        """Take bars as given; counts nothing."""
+        before = self.repeats
+        self.new(symbol, bars)
+        self.repeats = before
 
 
 class TradeDedupe:
@@ -182,6 +188,8 @@ class FeedCounters:
     id_breaks_kept: int = 0
     empty_cells: int = 0
     empty_proved: int = 0
+    settled_compared: int = 0
+    settled_differ: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +275,16 @@ class BarFeed:
         self._dedupe.new(symbol, [bar])
         self._note(self._symbols[symbol], bar)
 
-    def on_connected(self, venue_ns: int) -> None:
-        """A socket is subscribed: bars that closed before this instant come from history only."""
+    def remember(self, symbol: str, bars: Iterable[FeedBar]) -> None:
+        """Take bars as already sent, without a place in the chain. Sends nothing."""
+        self._dedupe.remember(symbol, bars)
+
+    def on_connected(self, venue_ns: int, symbols: Collection[str] | None = None) -> None:
+        """A socket of `symbols` (None: of all) is subscribed: bars that closed before this instant
+        come from history only."""
         edge = self.floor(venue_ns)
-        for symbol, state in self._symbols.items():
-            self._open_hole(symbol, state, edge, Cause.CONNECTED)
+        for symbol in self._symbols if symbols is None else symbols:
+            self._open_hole(symbol, self._symbols[symbol], edge, Cause.CONNECTED)
 
     def on_tick(self, local_ns: int, venue_ns: int) -> None:
         """Open a hole for bars that were closed `overdue_ns` of local time ago and never came.
@@ -334,6 +347,15 @@ class BarFeed:
         if hole is not None:
             state.hole = None if end_ns >= hole.end_ns else replace(hole, start_ns=end_ns)
         return out + self._drain(symbol, state)
+
+    def on_settled(self, symbol: str, bars: Iterable[FeedBar]) -> list[FeedBar]:
+        """Settled history, asked once more for bars that have left: what differs leaves again."""
+        left_ns = self._symbols[symbol].expected_ns
+        asked = [bar for bar in bars if bar.open_time_ns < left_ns]
+        sent = self._send(symbol, asked)
+        self.counters.settled_compared += len(asked)
+        self.counters.settled_differ += len(sent)
+        return sent
 
     def _drain(self, symbol: str, state: _Symbol) -> list[FeedBar]:
         """Hand out what is contiguous from `expected`; what is not becomes a hole."""
