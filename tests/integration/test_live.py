@@ -3,121 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from live_world import check_landed, connector, feed, first_landed, prepare, run
 from seamline.connectors.live import LiveConnector, LiveSettings
-from seamline.connectors.live_records import compile_codec
-from seamline.connectors.live_socket import LinkSettings
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulated_market import MarketSettings
-from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.world import World
 from seamline.schemas.errors import UsageError
-from seamline.schemas.preset import Preset
-from seamline.schemas.topics import partition_of
-from seamline.streams.kernel.feed import FeedLimits
-from seamline.streams.kernel.socket_rota import RotaRules
 from venue_world import (
     MIN_NS,
     START_NS,
     SYMBOLS,
     all_records,
-    aside,
     fresh_preset,
     landed_bars,
     registered,
     simulator,
     truth,
-    watermarks,
 )
 
 COINBASE = Path(__file__).parent.parent / "data/crypto_1m/coinbase_btcusd_20161007_3d.csv"
 COINBASE_START_NS = 1_475_798_400_000_000_000
 GAPS_MINUTE = 1_960  # twenty of the file's missing minutes lie in the three hours after it
-
-FAST = LiveSettings(
-    heartbeat_s=0.2,
-    clock_s=0.1,
-    clock_patience_s=0.5,
-    limits=FeedLimits(overdue_ns=300_000_000),
-    link=LinkSettings(rota=RotaRules(ladder_ms=(20, 50))),
-)
-
-
-def run(test: Awaitable[None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(120):
-            await test
-
-    asyncio.run(bounded())
-
-
-def connector(
-    world: World, preset: Preset, venue: VenueSimulator, **settings: Any
-) -> LiveConnector:
-    endpoints = BinanceEndpoints(venue.rest_url, venue.ws_url)
-    return LiveConnector(
-        world.cluster, preset, registered(world, preset), endpoints, replace(FAST, **settings)
-    )
-
-
-async def feed(
-    live: LiveConnector,
-    until_ns: int,
-    symbols: tuple[str, ...] = SYMBOLS,
-) -> dict[str, int]:
-    """Run until the watermark has come to `until_ns` and was sent, then stop; the counters."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(live.run(symbols, stop))
-    await aside(task, lambda: live.gauges().get("watermark_ns", 0) >= until_ns, "the watermark")
-    beats = live.counters()["heartbeats"]
-    await aside(task, lambda: live.counters()["heartbeats"] > beats, "one more heartbeat")
-    stop.set()
-    await task
-    return live.counters()
-
-
-def prepare(world: World, preset: Preset) -> None:
-    """What takes a moment, in which a venue at speed would run away."""
-    registered(world, preset)
-    compile_codec()
-
-
-def first_landed(world: World, preset: Preset) -> int:
-    return min(time_ns for _, time_ns, _, _ in landed_bars(all_records(world, preset, "live")))
-
-
-def check_landed(
-    world: World, preset: Preset, venue: VenueSimulator, start_ns: int, end_ns: int
-) -> None:
-    """Every minute of the venue is on `live`, its last value is the venue's, in order per symbol,
-    in its symbol's partition, and no heartbeat said more than was there before it."""
-    records = all_records(world, preset, "live")
-    wanted = truth(venue, start_ns, end_ns)
-    bars = landed_bars(records)
-    assert {bar[:2]: bar[2] for bar in bars} == wanted
-    for symbol in SYMBOLS:
-        times = [time_ns for name, time_ns, _, _ in bars if name == symbol]
-        assert list(dict.fromkeys(times)) == sorted(set(times)), "newer bars before a hole's"
-    seen: set[tuple[str, int]] = set()
-    for record in records:
-        if record.value is not None:
-            ((symbol, time_ns, _, _),) = landed_bars([record])
-            assert record.key == symbol.encode()
-            assert record.partition == partition_of(symbol, preset.partitions)
-            seen.add((symbol, time_ns))
-            continue
-        (mark,) = watermarks([record])[record.partition]
-        mine = {k for k in wanted if partition_of(k[0], preset.partitions) == record.partition}
-        assert {k for k in mine if k[1] + MIN_NS <= mark} <= seen
-    for marks in watermarks(records).values():
-        assert marks == sorted(marks)
-        assert marks[-1] >= end_ns
 
 
 @pytest.mark.parametrize(

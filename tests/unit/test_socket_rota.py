@@ -72,13 +72,21 @@ def test_a_successor_without_frames_relieves_after_a_bound() -> None:
 
 def test_the_cut_of_one_of_two_leaves_the_other() -> None:
     r = standing(rota())
+    r.frame(1, 1_000 * S, 1_000 * S)
+    assert r.next(1_000 * S, 1_000 * S) == [Open(2)]
+    r.subscribed(2, 1_001 * S, 1_001 * S)
+    assert r.ended(1, 1_001 * S) is not None, "nobody said so"
+    assert r.standing == 1
+    r.frame(2, 1_002 * S, 1_002 * S)
+    assert r.next(1_020 * S, 1_020 * S) == []
+
+
+def test_an_announced_cut_with_a_successor_is_no_failure() -> None:
+    r = standing(rota())
     r.announced(1)
     r.next(1 * S, 1 * S)
     r.subscribed(2, 2 * S, 2 * S)
-    assert r.ended(1, 2 * S) is not None
-    assert r.standing == 1
-    r.frame(2, 3 * S, 3 * S)
-    assert r.next(20 * S, 20 * S) == []
+    assert r.ended(1, 3 * S) is None
 
 
 def test_a_successor_that_comes_after_the_cut_follows_on_nothing() -> None:

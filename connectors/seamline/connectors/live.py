@@ -48,7 +48,6 @@ from seamline.streams.kernel.settled_check import SettledCheck, SettledRules
 VENUE: Final = "binance"
 DAY_NS: Final = 86_400_000_000_000
 CLOSE_TIMEOUT_S: Final = 30.0
-CLOCK_AHEAD_MAX_NS: Final = 3_600_000_000_000
 # One attempt a call: the ladders here say when to ask again, and a ban of any length is waited for.
 REST_RULES: Final = RestRules(attempts=1, timeout_s=5.0, wait_s_max=7 * 86_400.0)
 _STREAMS: Final = {"binance.ws.kline.1m": "kline_1m", "binance.ws.trade": "trade"}
@@ -193,7 +192,7 @@ class LiveConnector:
             notice=self._notice,
         )
         await watch.poll()
-        venues = await watch.ask(rest.resolve(symbols))
+        venues = await watch.insist(lambda: rest.resolve(symbols))
         how: dict[str, Any] = {"uniform": self._uniform, "notice": self._notice}
         link = VenueLink(self._endpoints, watch, venues, self._stream, settings.link, **how)
         publisher = LivePublisher(
@@ -246,11 +245,11 @@ class LiveConnector:
         return flow
 
     async def _market_ns(self, watch: VenueWatch, venues: Mapping[str, VenueSymbol]) -> int:
-        """Where a new symbol begins: the venue's clock, or where its market is when that is a
-        little earlier, because a clock ahead would skip the bar that is open now."""
+        """Where a new symbol begins: where the market is, because a clock ahead would skip the
+        bar that is open now; the venue's clock where there is no market to look at."""
         newest_ns = await watch.look(tuple(venues.values()))
         clock_ns = watch.polled_ns
-        if newest_ns is None or newest_ns < clock_ns - CLOCK_AHEAD_MAX_NS:
+        if newest_ns is None or newest_ns < clock_ns - self._settings.resume_limit_ns:
             return clock_ns
         return min(clock_ns, newest_ns)
 

@@ -8,16 +8,20 @@ from what the venue showed (`kernel.venue_clock`). Must not know: Kafka, holes, 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from seamline.connectors.venues.binance import BinanceRest, VenueSymbol
 from seamline.schemas.errors import TransportError
 from seamline.schemas.outages import Outage
+from seamline.streams.kernel.feed import Ladder
 from seamline.streams.kernel.outage_ledger import OutageLedger, Side
+from seamline.streams.kernel.socket_rota import LADDER_MS
 from seamline.streams.kernel.venue_clock import VenueClock
 
 PATIENCE_S: Final = 90.0
@@ -107,6 +111,24 @@ class VenueWatch:
         self.answered(Side.REST)
         return answer
 
+    async def insist(self, question: Callable[[], Awaitable[Answer]]) -> Answer:
+        """As `ask`, again and again while the venue itself says that it cannot answer now.
+
+        Raises TransportError when it cannot be reached: the address may be wrong.
+        """
+        ladder = Ladder(LADDER_MS)
+        while True:
+            try:
+                return await self.ask(question())
+            except TransportError as error:
+                status = error.fields.get("status")
+                if not error.retriable or not isinstance(status, int):
+                    raise
+                ladder, pause_ms = ladder.failed()
+                pause_s = max(pause_ms / 1_000, retry_after_s(error))
+                self._notice(f"{error}; again in {pause_s:g} s")
+                await asyncio.sleep(pause_s)
+
     def answered(self, side: Side) -> None:
         """A sign of life."""
         if self._known is not None:
@@ -125,7 +147,11 @@ class VenueWatch:
         local_ns = time.monotonic_ns()
         self.counters.clock_polls += 1
         try:
-            polled_ns = await self.ask(self._rest.venue_time_ns())
+            # The first one is what everything waits for.
+            if self._known is None:
+                polled_ns = await self.insist(self._rest.venue_time_ns)
+            else:
+                polled_ns = await self.ask(self._rest.venue_time_ns())
         except TransportError:
             self.counters.clock_failures += 1
             raise
@@ -165,7 +191,9 @@ class VenueWatch:
             self._turn += 1
             self.counters.newest_asked += 1
             venue = venues[self._turn % len(venues)]
-            found = await self.ask(self._rest.newest_ns(venue, interval_ns=self._interval_ns))
+            found = await self.insist(
+                partial(self._rest.newest_ns, venue, interval_ns=self._interval_ns)
+            )
             if found is not None:
                 newest_ns = found if newest_ns is None else max(newest_ns, found)
         if newest_ns is not None:

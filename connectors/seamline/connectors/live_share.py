@@ -189,6 +189,8 @@ class Share:
             self._woken.set()
             if lost is not None and pause_ns is not None:
                 self._lost(lost, subscribed, pause_ns)
+            elif lost is not None:
+                self._counters.handovers += 1  # the venue was as good as its word
             await stream.close()
         if lost is not None and not lost.retriable:
             raise lost

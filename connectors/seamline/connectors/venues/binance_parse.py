@@ -115,20 +115,25 @@ def parse_frame(raw: bytes, received_ns: int) -> Frame:
     """One WebSocket message, with or without the envelope of combined streams.
 
     Reasons of `Malformed`: `not_json`, `not_an_object`, `unknown_event`, `bad_<field>`,
-    `missing_<field>`. Never raises.
+    `missing_<field>`; `bad_stream` where the envelope names another symbol's stream, so that the
+    values would be taken for a symbol that they are not of. Never raises.
     """
     try:
         message = json.loads(raw)
     except (ValueError, RecursionError):
         return Malformed(raw, "not_json", None, received_ns)
+    stream: object = None
     if isinstance(message, dict) and "stream" in message and "data" in message:
-        message = message["data"]
+        stream, message = message["stream"], message["data"]
     if not isinstance(message, dict):
         return Malformed(raw, "not_an_object", None, received_ns)
     symbol = message.get("s")
     legible = symbol if isinstance(symbol, str) and len(symbol) <= 64 else None
     try:
-        return _frame_of(message, received_ns)
+        frame = _frame_of(message, received_ns)
+        if isinstance(frame, KlineFrame | TradeFrame):
+            _check_stream(stream, frame.venue_symbol)
+        return frame
     except _BadError as bad:
         return Malformed(raw, str(bad), legible, received_ns)
 
@@ -148,6 +153,13 @@ def _frame_of(message: dict[str, Any], received_ns: int) -> Frame:
         if "result" in message:
             return Reply(message.get("id"), message["result"], None, "")
     raise _BadError("unknown_event")
+
+
+def _check_stream(stream: object, venue_symbol: str) -> None:
+    if stream is None:
+        return
+    if not isinstance(stream, str) or stream.partition("@")[0] != venue_symbol.lower():
+        raise _BadError("bad_stream")
 
 
 def _kline_of(message: dict[str, Any], received_ns: int) -> KlineFrame:

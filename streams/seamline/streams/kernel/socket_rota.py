@@ -160,9 +160,11 @@ class SocketRota:
         self._sockets[number].announced = True
 
     def ended(self, number: int, local_ns: int, wait_ns: int = 0) -> int | None:
-        """The socket is no more. None where we closed it; else the pause before the next attempt,
-        in ns: the ladder's, or what the venue asked for (`wait_ns`)."""
-        if self._sockets.pop(number).closing:
+        """The socket is no more. None where that was planned: we closed it, or the venue did as
+        announced and another one stands. Else the pause before the next attempt, in ns: the
+        ladder's, or what the venue asked for (`wait_ns`)."""
+        socket = self._sockets.pop(number)
+        if socket.closing or (socket.announced and self.standing):
             return None
         self._ladder, pause_ms = self._ladder.failed()
         pause_ns = max(pause_ms * 1_000_000, wait_ns)

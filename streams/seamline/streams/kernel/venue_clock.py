@@ -39,6 +39,7 @@ class VenueClock:
     shown_ns: int = 0
     shown_local_ns: int = 0
     now_local_ns: int = 0
+    reach_speed: float = 1.0
     agree_ns: int = 2 * NS_PER_S
     patience_ns: int = 90 * NS_PER_S
 
@@ -65,13 +66,19 @@ class VenueClock:
         known = replace(self.stated(polled_ns, local_ns), offset_ns=offset_ns)
         if elapsed_ns < MEASURED_NS_MIN:
             return known
-        speed = max(1.0, (polled_ns - self.polled_ns) / elapsed_ns)
-        return replace(known, polled_ns=polled_ns, local_ns=local_ns, speed=speed)
+        # A clock that jumped back says nothing about its speed.
+        back = polled_ns < self.polled_ns
+        speed = self.speed if back else max(1.0, (polled_ns - self.polled_ns) / elapsed_ns)
+        reach_speed = max(speed, self.reach_speed / 2)
+        return replace(
+            known, polled_ns=polled_ns, local_ns=local_ns, speed=speed, reach_speed=reach_speed
+        )
 
     def plausible(self, stated_ns: int, local_ns: int) -> bool:
         """Whether the venue's clock can have come to `stated_ns` by now.
 
-        Twice the measured speed, because a speed measured over a second is rough. Counted from the
+        Twice the measured speed, because a speed measured over a second is rough; for the same
+        reason a slower one is believed only by and by. Counted from the
         last answer, and from the newest plausible time: a clock that jumped back stops no frames.
         """
         answered_ns = self.polled_ns + self._reach_ns(local_ns - self.local_ns) + self.slack_ns
@@ -90,7 +97,7 @@ class VenueClock:
         return replace(self, shown_ns=over_ns, shown_local_ns=local_ns)
 
     def _reach_ns(self, elapsed_ns: int) -> int:
-        return int(2 * self.speed * max(0, elapsed_ns))
+        return int(2 * self.reach_speed * max(0, elapsed_ns))
 
     def estimate_ns(self, local_ns: int) -> int:
         """About where the venue's clock is now: the last answer and the measured speed."""
