@@ -148,9 +148,8 @@ async def held_venue(
         start_ns=start_ns,
         symbols=SYMBOLS,
         speed=speed,
-        market=MarketSettings(seed=7),
         faults=parse_faults(faults, start_ns=start_ns),
-        **changes,
+        **({"market": MarketSettings(seed=7)} | changes),
     )
     async with VenueSimulator(config, clock=clock) as venue:
         yield venue, clock

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from live_world import check_landed, connector, feed, first_landed, prepare, run
+from live_world import (
+    check_landed,
+    connector,
+    feed,
+    first_landed,
+    held_venue,
+    landed_whole,
+    prepare,
+    run,
+)
 from seamline.connectors.live import LiveConnector, LiveSettings
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulated_market import MarketSettings
@@ -44,12 +53,10 @@ def test_every_minute_lands_as_the_venue_settled_it(world: World, faults: str) -
     async def test() -> None:
         preset = fresh_preset(world)
         prepare(world, preset)
-        async with simulator(faults=faults, minutes=120) as venue:
+        async with held_venue(faults, minutes=120, speed=1_200.0) as (venue, clock):
             live = connector(world, preset, venue)
-            counters = await feed(live, START_NS + 120 * MIN_NS)
-            first = first_landed(world, preset)
-            check_landed(world, preset, venue, first, START_NS + 120 * MIN_NS)
-            assert first <= START_NS + 60 * MIN_NS, "not enough was watched"
+            counters = await feed(live, START_NS + 120 * MIN_NS, clock=clock)
+            await landed_whole(world, preset, venue, 120)
             if "lose" in faults:
                 assert counters["fills"] > 0 and venue.status()["frames"]["lost"] > 0
             if "drop" in faults:
@@ -62,8 +69,9 @@ def test_minutes_without_trades_and_idle_symbols_do_not_stop_the_watermark(world
     async def test() -> None:
         preset = fresh_preset(world)
         quiet = MarketSettings(seed=3, empty_share=0.6)
-        async with simulator(faults="lose-frames:p=0.5", minutes=60, market=quiet) as venue:
-            await feed(connector(world, preset, venue), START_NS + 60 * MIN_NS)
+        faults = "lose-frames:p=0.5"
+        async with held_venue(faults, minutes=60, speed=1_200.0, market=quiet) as (venue, clock):
+            await feed(connector(world, preset, venue), START_NS + 60 * MIN_NS, clock=clock)
             first = first_landed(world, preset)
             check_landed(world, preset, venue, first, START_NS + 60 * MIN_NS)
 
@@ -74,12 +82,12 @@ def test_a_start_goes_on_from_what_landed(world: World) -> None:
     async def test() -> None:
         preset = fresh_preset(world)
         prepare(world, preset)
-        async with simulator(minutes=90) as venue:
-            await feed(connector(world, preset, venue), START_NS + 20 * MIN_NS)
+        async with held_venue(minutes=90, speed=1_200.0) as (venue, clock):
+            await feed(connector(world, preset, venue), START_NS + 20 * MIN_NS, clock=clock)
             before = len(landed_bars(all_records(world, preset, "live")))
-            counters = await feed(connector(world, preset, venue), START_NS + 90 * MIN_NS)
-            first = first_landed(world, preset)
-            check_landed(world, preset, venue, first, START_NS + 90 * MIN_NS)
+            live = connector(world, preset, venue)
+            counters = await feed(live, START_NS + 90 * MIN_NS, clock=clock)
+            await landed_whole(world, preset, venue, 90)
             assert counters["sent"] == len(landed_bars(all_records(world, preset, "live"))) - before
 
     run(test())
@@ -89,8 +97,8 @@ def test_the_resume_limit_bounds_the_first_fill_and_says_so(world: World) -> Non
     async def test() -> None:
         preset = fresh_preset(world)
         prepare(world, preset)
-        async with simulator(minutes=20) as venue:
-            await feed(connector(world, preset, venue), START_NS + 5 * MIN_NS)
+        async with held_venue(minutes=20, speed=1_200.0) as (venue, clock):
+            await feed(connector(world, preset, venue), START_NS + 5 * MIN_NS, clock=clock)
         said: list[str] = []
         later = START_NS + 600 * MIN_NS
         async with simulator(start_ns=later, until_ns=later + 10 * MIN_NS) as venue:

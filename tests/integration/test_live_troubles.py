@@ -269,7 +269,7 @@ def test_the_command_ends_on_sigterm_with_its_answer(world: World, tmp_path: Pat
                 ),
                 "a heartbeat",
             )
-            assert command.returncode is None
+            assert command.returncode is None, await command.communicate()
             command.send_signal(signal.SIGTERM)
             out, err = await command.communicate()
             assert command.returncode == 0, err

@@ -51,7 +51,7 @@ def live(
     ] = False,
     socket_life: Annotated[
         str, typer.Option(help="the venue's time after which a socket is relieved by a new one")
-    ] = "23h50m",
+    ] = "1430m",
     settled_batch: Annotated[
         int, typer.Option(help="bars for which settled history is asked again at once")
     ] = 60,
@@ -114,7 +114,7 @@ def settings_of(
             "outside one minute to one day",
             parameter="socket_life",
             value=socket_life,
-            fix="The venue cuts a socket after a day: give less, 23h50m is the default",
+            fix="The venue cuts a socket after a day: give less, 1430m is the default",
         )
     # Lives differ by a little, so that many connectors do not connect at once.
     rota = RotaRules(life_ns=life_ns, jitter_ns=min(RotaRules().jitter_ns, life_ns // 10))
