@@ -13,13 +13,14 @@ import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from faults.case import Case, Ground
 from faults.report import Run, case_table, fault_table, generated, put_into
+from faults.results import append, as_record, load
 from seamline.connectors import jit_cache
 from seamline.connectors.embedded.stack import running
 from seamline.connectors.kafka.cluster import Cluster
@@ -56,46 +57,21 @@ def run_one(case: Case, seed: int, made: tuple[World, Path], home: Path) -> Run:
 
 
 def run_all(
-    cases: Sequence[Case], seeds: Sequence[int] | None, count: int | None, home: Path
-) -> tuple[list[Run], dict[str, str]]:
-    runs: list[Run] = []
-    versions = {"Python": platform.python_version()}
-    shared = [case for case in cases if not case.own_stack]
-    alone = [case for case in cases if case.own_stack]
-
-    def chosen(case: Case) -> Sequence[int]:
-        return seeds if seeds is not None else range(case.seeds if count is None else count)
-
+    plan: Sequence[tuple[Case, int]], home: Path, versions: dict[str, str]
+) -> Iterator[Run]:
+    """Each run as it ends; the cases that break no broker share one stack."""
+    shared = [(case, seed) for case, seed in plan if not case.own_stack]
     if shared:
         with stack(versions) as made:
-            for case in shared:
-                runs += [run_one(case, seed, made, home) for seed in chosen(case)]
-    for case in alone:
-        for seed in chosen(case):
+            for case, seed in shared:
+                yield run_one(case, seed, made, home)
+    for case, seed in plan:
+        if case.own_stack:
             with stack(versions, case.brokers) as made:
-                runs.append(run_one(case, seed, made, home))
-    return runs, versions
+                yield run_one(case, seed, made, home)
 
 
-def as_json(runs: Sequence[Run]) -> str:
-    return json.dumps(
-        [
-            {
-                "case": run.case.name,
-                "seed": run.seed,
-                "ok": run.ok,
-                **({"failure": run.failure} if run.outcome is None else asdict(run.outcome)),
-            }
-            for run in runs
-        ],
-        indent=1,
-    )
-
-
-def main() -> int:
-    jit_cache.use()  # before anything imports numba
-    from faults.table import CASES
-
+def arguments(known: Mapping[str, Case]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--case", nargs="+", metavar="NAME", help="these cases alone")
     parser.add_argument("--list", action="store_true", help="name the cases and run nothing")
@@ -103,28 +79,61 @@ def main() -> int:
     parser.add_argument("--seed", type=int, nargs="+", help="these seeds alone")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where logs of the runs stay")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="the page of the documentation")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="add each run to this file; runs that it holds as good are not made again",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="PAGE",
+        help="put the tables of these runs, or of all --results, into the page",
+    )
     options = parser.parse_args()
-    known = {case.name: case for case in CASES}
     unknown = [name for name in options.case or () if name not in known]
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}; one of {', '.join(known)}")
-    if options.write and (options.case or options.seed):
-        parser.error("--write needs all cases and seeds")
-    cases = [known[name] for name in options.case] if options.case else list(CASES)
+    if options.write and (options.case or options.seed) and not options.results:
+        parser.error("--write needs all cases and seeds, or --results")
+    return options
+
+
+def main() -> int:
+    jit_cache.use()  # before anything imports numba
+    from faults.table import CASES
+
+    options = arguments({case.name: case for case in CASES})
+    cases = [case for case in CASES if not options.case or case.name in options.case]
     if options.list:
         print("\n".join(f"{case.name}  {case.sentence}, {case.seeds} runs" for case in cases))
         return 0
+    file: Path | None = options.results
+    done = {(r.case.name, r.seed) for r in load(file, CASES) if r.ok} if file else set()
+    plan = [
+        (case, seed)
+        for case in cases
+        for seed in options.seed or range(options.seeds or case.seeds)
+        if (case.name, seed) not in done
+    ]
     home = options.keep or Path(tempfile.mkdtemp(prefix="seamline-faults-"))
-    runs, versions = run_all(cases, options.seed, options.seeds, home)
-    print(
-        as_json(runs) if options.output == "json" else f"{fault_table(runs)}\n\n{case_table(runs)}"
-    )
+    versions = {"Seamline": version("seamline"), "Python": platform.python_version()}
+    runs = []
+    for run in run_all(plan, home, versions):
+        runs.append(run)
+        if file:
+            append(file, run)
+    failed = [run for run in runs if not run.ok]
+    shown = load(file, CASES) if file else runs
+    if options.output == "json":
+        print(json.dumps([as_record(run) for run in shown], indent=1))
+    else:
+        print(f"{fault_table(shown)}\n\n{case_table(shown)}")
     if options.write:
         day = datetime.datetime.now(datetime.UTC).date().isoformat()
         page = options.write.read_text(encoding="utf-8")
-        options.write.write_text(put_into(page, generated(runs, day, versions)), encoding="utf-8")
-    failed = [run for run in runs if not run.ok]
+        options.write.write_text(put_into(page, generated(shown, day, versions)), encoding="utf-8")
     for run in failed:
         say(f"failed: {run.again()}")
     return 1 if failed else 0

@@ -232,7 +232,7 @@ def kills(ground: Ground, seed: int, count: int = 20) -> Outcome:
         logs = {side.worker.name: side.worker.log for side in (calm, struck)}
         for side in (calm, struck):  # one after the other: on an empty cache the first compiles
             side.start()
-            await_that(lambda w=side.worker: _owns(w), START_S, "an owner", logs)  # type: ignore[misc]
+            await_that(lambda w=side.worker: owns(w), START_S, "an owner", logs)  # type: ignore[misc]
         done = cut = 0
         for point in points:
             calm.feed(steps[done : point.row])
@@ -259,7 +259,7 @@ def _strike(point: Point, side: Side, part: Sequence[Fed]) -> bool:
     """Feed `part` and kill at the point's moment; whether a transaction was left open."""
     worker, logs = side.worker, {side.worker.name: side.worker.log}
     if point.moment == "trickle":
-        await_that(lambda: _owns(worker), START_S, "an owner", logs)
+        await_that(lambda: owns(worker), START_S, "an owner", logs)
         for at in range(0, len(part), SLICE):
             side.feed(part[at : at + SLICE])
             if at >= point.number * len(part) and _frozen_inside(side):
@@ -286,7 +286,7 @@ def _frozen_inside(side: Side) -> bool:
     return False
 
 
-def _owns(worker: WorkerProcess) -> bool:
+def owns(worker: WorkerProcess) -> bool:
     """Whether both presets have an owner since its last start."""
     text = worker.log.read_text(errors="replace").rpartition("--- start")[2]
     return text.count(OWNS) >= 2

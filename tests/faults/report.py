@@ -42,12 +42,13 @@ def fault_table(runs: Sequence[Run]) -> str:
         "| fault | times | runs | bars compared | lost | duplicated | changed |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    sentences = {
-        kind: text for run in runs for kind, text in run.case.faults.items() if _struck(run, kind)
-    }
-    for kind, text in sentences.items():
-        those = [run for run in runs if _struck(run, kind)]
-        times = sum(_struck(run, kind) for run in those)
+    texts = dict.fromkeys(
+        text for run in runs for kind, text in run.case.faults.items() if _struck(run, kind)
+    )
+    for text in texts:
+        # By what it says, not by its name: two cases may use one name for different things.
+        struck = [(run, n) for run in runs if (n := _struck_as(run, text))]
+        times, those = sum(n for _, n in struck), [run for run, _ in struck]
         lines.append(f"| {text} | {times} | {len(those)} | {_sums(those)} |")
     return "\n".join(lines)
 
@@ -97,6 +98,10 @@ def put_into(page: str, part: str) -> str:
 
 def _struck(run: Run, kind: str) -> int:
     return 0 if run.outcome is None else run.outcome.struck.get(kind, 0)
+
+
+def _struck_as(run: Run, text: str) -> int:
+    return sum(_struck(run, kind) for kind, said in run.case.faults.items() if said == text)
 
 
 def _sums(runs: Sequence[Run]) -> str:

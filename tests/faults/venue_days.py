@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from e2e.workers import WorkerProcess, await_that
+from e2e.workers import WorkerProcess, await_that, tail
 from faults.bars import OWNS, worker_process
 from faults.case import Ground, Outcome
 from faults.comparison import Contents, Key, compare_bars, contents, shown
@@ -291,26 +291,40 @@ def run_days(
             stack.enter_context(_day(ground, seed, weather, fresh, shape, venues))
             for weather, fresh in zip(weathers, made, strict=True)
         ]
-        logs = {"worker": worker.log, **{day.weather.name: day.live.log for day in days}}
-        await_that(lambda: worker.said(OWNS) >= len(made), START_S, "owners", logs)
-        await_that(lambda: all(d.live.said("Ctrl-C ends it") for d in days), START_S, "live", logs)
+        processes = [worker, *(day.live for day in days)]
+        logs = {process.name: process.log for process in processes}
+
+        def ready() -> bool:
+            _check_alive(processes)
+            owned = worker.said(OWNS) >= len(made)
+            return owned and all(day.live.said("Ctrl-C ends it") for day in days)
+
+        await_that(ready, START_S, "owners and connectors", logs)
         venues.release([day.clock for day in days])
         for day in days:
             day.reader.start()
-        outcomes = _through(days, shape)
+        outcomes = _through(days, shape, processes)
         for day in days:
             day.reader.end()
     seconds = (time.monotonic() - began) / len(days)
     return {name: _timed(outcome, seconds) for name, outcome in outcomes.items()}
 
 
-def _through(days: Sequence[Day], shape: Shape) -> dict[str, Outcome]:
+def _check_alive(processes: Sequence[WorkerProcess]) -> None:
+    for process in processes:
+        assert process.status is None, f"{process.name} ended by itself:\n{tail(process.log)}"
+
+
+def _through(
+    days: Sequence[Day], shape: Shape, processes: Sequence[WorkerProcess]
+) -> dict[str, Outcome]:
     """Each day's outcome once nothing differs, or as it stands when that takes too long."""
     outcomes: dict[str, Outcome] = {}
     end_ns = START_NS + shape.minutes * MINUTE_NS
     deadline: float | None = None
     while len(outcomes) < len(days):
         time.sleep(POLL_S)  # between two looks at everything that was written
+        _check_alive(processes)
         if deadline is None:
             if all(day.clock.now_ns() >= end_ns for day in days):
                 deadline = time.monotonic() + SETTLE_S

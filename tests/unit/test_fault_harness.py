@@ -12,6 +12,7 @@ from faults.case import Case, Ground, Outcome
 from faults.causes import Cause, play
 from faults.comparison import Contents, Row, compare
 from faults.report import BEGIN, END, Run, case_table, fault_table, generated, put_into
+from faults.results import append, load
 from faults.table import CASES
 from faults.timeline import Fault, Kind, Timeline, plan
 from seamline.schemas.columns import CONFIRMED
@@ -148,3 +149,17 @@ def test_cases_have_names_of_their_own() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names))
     assert all(case.seeds >= 1 and case.sentence for case in CASES)
+
+
+def test_results_are_kept_the_newest_stands_and_unknown_cases_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    assert load(file, [CASE]) == []
+    bad = Run(CASE, 0, Outcome(0, "seed 0", {"kill": 1}, bars=5, lost=1, wrong=("lost: A",)))
+    good = Run(CASE, 0, Outcome(0, "seed 0", {"kill": 2}, bars=5))
+    gone = Run(replace(CASE, name="gone"), 0, Outcome(0, "", {}, bars=1))
+    broken = Run(CASE, 1, None, "it broke")
+    for run in (bad, broken, gone):
+        append(file, run)
+    assert load(file, [CASE]) == [bad, broken]
+    append(file, good)
+    assert load(file, [CASE]) == [good, broken]
