@@ -4,12 +4,14 @@ a position. Nothing may be lost and nothing may come twice in any of them."""
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from integration.app_harness import app_running, marked, numbered
@@ -19,15 +21,30 @@ from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.world import World
 from seamline.schemas.errors import ContractError
 from seamline.streams.apps.owner import OwnerSettings
-from seamline.streams.apps.preset_app import PresetApp
+from seamline.streams.apps.preset_app import PresetApp, group_of
 from seamline.streams.kernel.chunk import Chunk
 
 MANY = 3_000
+# A lost chunk shows by the next one, or not at all.
+PATIENT = OwnerSettings(lost_s=3600.0)
 EAGER = OwnerSettings(lost_s=0.5, tick_s=0.2)
 
 
 def client_partition(topic: str) -> Any:
     return fetching.partition(topic, 0)
+
+
+def set_offset(tool: Consumer, where: TopicPartition) -> None:
+    """A broker that was never asked for a group before makes its coordinator first."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            tool.commit(offsets=[where], asynchronous=False)
+            return
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def lose(app: PresetApp, monkeypatch: pytest.MonkeyPatch, which: set[int]) -> list[Chunk]:
@@ -64,7 +81,7 @@ def test_a_lost_chunk_is_seen_by_the_next_and_both_topics_restart(
     preset = fresh(world.cluster, 1)
 
     async def run() -> None:
-        async with app_running(world, preset, tmp_path) as harness:
+        async with app_running(world, preset, tmp_path, owner=PATIENT) as harness:
             seen = lose(harness.app, monkeypatch, {0})
             first, second = numbered("first", MANY), numbered("second", MANY)
             harness.feed(role, 0, first)
@@ -95,7 +112,10 @@ def test_a_lost_chunk_without_a_next_is_missed_too(
 
 
 def test_an_agent_that_raises_lives_on_and_its_chunk_is_fetched_again(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     preset = fresh(world.cluster, 1)
 
@@ -115,26 +135,48 @@ def test_an_agent_that_raises_lives_on_and_its_chunk_is_fetched_again(
             harness.feed("live", 0, values)
             await harness.until_out(0, marked("L", values))
             assert failed
+            # The program's fault is told by us; Faust would only start another agent.
+            (said,) = (r for r in caplog.records if "was not taken" in r.getMessage())
+            assert said.exc_info is not None
 
     asyncio.run(run())
 
 
-def test_fausts_seeks_commits_and_acks_decide_nothing(world: World, tmp_path: Path) -> None:
+def test_fausts_seeks_commits_and_acks_decide_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     preset = fresh(world.cluster, 1)
+    live = f"seamline.{preset.id}.live"
+    # Somebody set the group's offset, as tools do, to where Faust's own seek would lose records.
+    somewhere = MANY + 500
+    tool = Consumer({"bootstrap.servers": world.cluster.bootstrap, "group.id": group_of(preset.id)})
+    set_offset(tool, TopicPartition(live, 0, somewhere))
+    tool.close()
 
     async def run() -> None:
         async with app_running(world, preset, tmp_path) as harness:
             consumer: Any = harness.app.app.consumer
+            messages: list[Any] = []
+            to_message = consumer._to_message
+
+            def note(tp: Any, record: Any) -> Any:
+                messages.append(to_message(tp, record))
+                return messages[-1]
+
+            monkeypatch.setattr(consumer, "_to_message", note)
             first, second = numbered("first", MANY), numbered("second", MANY)
             harness.feed("live", 0, first)
             await harness.until_out(0, marked("L", first))
+            consumer.hold(TP(live, 0))
+            harness.feed("live", 0, second)
             await consumer.perform_seek()
+            consumer.release(TP(live, 0))
+            assert consumer.ack(messages[0]) is False
+            driver.Consumer.ack(consumer, messages[-1])  # as Faust itself would
             assert await consumer.commit() is False
             client = consumer._thread._ensure_consumer()
-            where = client_partition(harness.topic("live"))
-            committed = await consumer._thread.call_thread(client.committed, where)
-            assert committed is None
-            harness.feed("live", 0, second)
+            committed = await consumer._thread.call_thread(client.committed, client_partition(live))
+            assert committed == somewhere
             await harness.until_out(0, marked("L", first + second))
 
     asyncio.run(run())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
+
+from faust.types import TP
 
 from integration.app_harness import app_running, marked, numbered, position_record
 from integration.copy_machine import POISON, SLOW, SLOW_S, CopyFactory, CopyMachine
@@ -29,7 +32,10 @@ def test_a_slow_owner_is_held_and_stalls_nobody(world: World, tmp_path: Path) ->
             for value in slow:  # one chunk each: the queue of the topic takes two
                 harness.feed("live", 0, [value])
                 await asyncio.sleep(0.15)
+            consumer: Any = harness.app.app.consumer
             await harness.until(lambda: owner.inbox.full("live"), "a full queue")
+            # What lands from now on waits at the broker, not in this process.
+            assert consumer._held == {TP(harness.topic("live"), 0)}
             values = numbered("fast", 20)
             began = time.monotonic()
             harness.feed("live", 1, values)

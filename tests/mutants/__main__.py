@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -19,6 +19,10 @@ from mutants.mutant import Mutant, StaleMutant
 from mutants.report import as_json, page, table
 from mutants.table import MUTANTS
 from mutants.workbench import DEADLINE_S, Found, Workbench
+from seamline.connectors.embedded.stack import running
+from seamline.connectors.kafka.cluster import Cluster
+from seamline.connectors.world import World
+from stack_fixture import STACK_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,14 +31,25 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def chosen(names: Sequence[str] | None) -> tuple[Mutant, ...]:
+def chosen(names: Sequence[str] | None, group: str = "all") -> tuple[Mutant, ...]:
     if not names:
-        return MUTANTS
+        return tuple(m for m in MUTANTS if group == "all" or m.needs_broker == (group == "broker"))
     known = {mutant.name: mutant for mutant in MUTANTS}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise StaleMutant(f"no such place: {', '.join(unknown)}; --list shows all")
     return tuple(known[name] for name in names)
+
+
+@contextmanager
+def broker_of(mutants: Sequence[Mutant]) -> Iterator[Mapping[str, str]]:
+    """The environment of tests on one broker for all runs, empty where no test needs one."""
+    if not any(mutant.needs_broker for mutant in mutants):
+        yield {}
+        return
+    with running() as ready:
+        world = World(Cluster(ready.bootstrap), ready.registry_url)
+        yield {STACK_VARIABLE: "external", **world.environment()}
 
 
 def judge_all(
@@ -47,7 +62,8 @@ def judge_all(
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
             for _ in range(jobs)
         ]
-        first = Workbench.of(ROOT, roots[0], deadline_s)
+        environment = stack.enter_context(broker_of(mutants))
+        first = Workbench.of(ROOT, roots[0], deadline_s, environment)
         say(f"{len(tests)} tests on the unbroken tree")
         wrong = first.check_unbroken(tests)
         if wrong is not None:
@@ -72,21 +88,22 @@ def judge_all(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mutants", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these places alone")
+    parser.add_argument(
+        "--group", choices=["all", "pure", "broker"], default="all", help="with or without a broker"
+    )
     parser.add_argument("--list", action="store_true", help="name the places and run nothing")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
     parser.add_argument("--jobs", type=int, default=1, help="copies that run side by side")
     parser.add_argument("--deadline", type=float, default=DEADLINE_S, help="seconds for one place")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="the page of the documentation")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="the page: these places anew")
     options = parser.parse_args()
     try:
-        mutants = chosen(options.only)
+        mutants = chosen(options.only, options.group)
         for mutant in mutants:
             mutant.applied(ROOT)
     except StaleMutant as stale:
         say(str(stale))
         return 2
-    if options.write and options.only:
-        parser.error("--write needs all places")
     if options.list:
         print("\n".join(f"{mutant.name}  {mutant.place}" for mutant in mutants))
         return 0
@@ -98,7 +115,8 @@ def main() -> int:
     if any(each.verdict != "caught" for each in found.values()):
         return 1
     if options.write:
-        options.write.write_text(page(mutants, found), encoding="utf-8")
+        before = options.write.read_text(encoding="utf-8") if options.write.exists() else ""
+        options.write.write_text(page(MUTANTS, found, before), encoding="utf-8")
     return 0
 
 

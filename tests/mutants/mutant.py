@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # First part of a place -> the source root that holds it.
+REAL = "integration/"
 ROOTS = ("schemas", "streams", "connectors", "presets", "sdk")
 
 
@@ -31,6 +32,10 @@ class Mutant:
     new: str
     why: str
     tests: tuple[str, ...]
+
+    @property
+    def needs_broker(self) -> bool:
+        return any(test.startswith(REAL) for test in self.tests)
 
     @property
     def path(self) -> Path:

@@ -19,17 +19,23 @@ Tests that cannot fail prove nothing. `make mutants` breaks the code in each of 
 one at a time, in a copy of the tree, and runs the tests that are named for the place, as plain
 Python (`NUMBA_DISABLE_JIT=1`). Before that the same tests must pass on the unbroken copy. A place
 counts as caught only when a test fails; a test that cannot be collected, or a deadline, does not
-count. This page is the table of one such run. `tests/unit/test_mutants.py` holds it to the list:
-every change fits the sources exactly once, and every place of the list is here.
+count. Places with a test below `tests/integration` are judged on a broker that is started once
+(`--group broker`; `--group pure` are the others). This page is the table of such runs.
+`tests/unit/test_mutants.py` holds it to the list: every change fits the sources exactly once, and
+every place of the list is here.
 
 To try one place: `PYTHONPATH=tests python -m mutants --only NAME`.
 
 """
 ROW = re.compile(r"^\| `([a-z0-9-]+)` \|", re.M)
+WHOLE_ROW = re.compile(r"^\| `([a-z0-9-]+)` \|.*$", re.M)
 
 
-def page(mutants: Sequence[Mutant], found: Mapping[str, Found]) -> str:
-    """The page of the documentation; every mutant was caught."""
+def page(mutants: Sequence[Mutant], found: Mapping[str, Found], before: str = "") -> str:
+    """The page of the documentation; every mutant was caught. Of those that are not in `found` the
+    row of the page `before` stays; what is on neither is left out."""
+    kept = {match[1]: match[0] for match in WHOLE_ROW.finditer(before)}
+    mutants = [mutant for mutant in mutants if mutant.name in found or mutant.name in kept]
     lines = [
         f"{len(mutants)} places, {len(mutants)} caught.",
         "",
@@ -37,6 +43,9 @@ def page(mutants: Sequence[Mutant], found: Mapping[str, Found]) -> str:
         "|---|---|---|---|---|",
     ]
     for mutant in mutants:
+        if mutant.name not in found:
+            lines.append(kept[mutant.name])
+            continue
         cells = (
             f"`{mutant.name}`",
             _code(mutant.place.rstrip(":").replace(":", " ")),

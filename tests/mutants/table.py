@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mutants import of_batch, of_machine, of_merge, of_reader, of_sources
+from mutants import of_batch, of_lane, of_machine, of_merge, of_owner, of_reader, of_sources
 from mutants.mutant import Mutant
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -13,4 +13,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *of_batch.MUTANTS,
     *of_reader.MUTANTS,
     *of_sources.MUTANTS,
+    *of_lane.MUTANTS,
+    *of_owner.MUTANTS,
 )

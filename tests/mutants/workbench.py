@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -49,26 +50,39 @@ class Outcome:
 
 
 class Workbench:
-    """A private copy of a tree, in `root`. One run at a time."""
+    """A private copy of a tree, in `root`. One run at a time. `environment` is added to that of the
+    tests: where their broker is."""
 
-    def __init__(self, root: Path, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        root: Path,
+        deadline_s: float = DEADLINE_S,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._root = root
         self._deadline_s = deadline_s
+        self._added = dict(environment or {})
 
     @classmethod
-    def of(cls, source: Path, root: Path, deadline_s: float = DEADLINE_S) -> Workbench:
+    def of(
+        cls,
+        source: Path,
+        root: Path,
+        deadline_s: float = DEADLINE_S,
+        environment: Mapping[str, str] | None = None,
+    ) -> Workbench:
         """A copy of the sources and tests of `source`, without bytecode."""
         for folder in (*ROOTS, "tests"):
             shutil.copytree(
                 source / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy(source / "pyproject.toml", root)
-        return cls(root, deadline_s)
+        return cls(root, deadline_s, environment)
 
     def twin(self, root: Path) -> Workbench:
         """The same once more, bytecode included."""
         shutil.copytree(self._root, root, dirs_exist_ok=True)
-        return Workbench(root, self._deadline_s)
+        return Workbench(root, self._deadline_s, self._added)
 
     def run(self, tests: tuple[str, ...], *, keep_bytecode: bool = False) -> Outcome:
         """The tests on the tree as it stands, until the first that fails. The deadline is of one
@@ -105,6 +119,7 @@ class Workbench:
             "PYTHONHASHSEED": "0",
             "CI": "1",  # Hypothesis draws the same examples every time and keeps none
         }
+        environment |= self._added
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if not keep_bytecode:
             environment["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mutants.mutant import ROOTS, Mutant, StaleMutant
-from mutants.report import names_on, table
+from mutants.report import names_on, page, table
 from mutants.table import MUTANTS
 from mutants.workbench import Found, Workbench
 
@@ -142,3 +142,19 @@ def test_a_table_counts_its_verdicts() -> None:
     *rows, _, last = table((PLANTED, other), found).splitlines()
     assert last == "1 caught, 1 survived, 0 undecided"
     assert rows[1].split() == ["survived", "other", "sdk.planted:larger"]
+
+
+def test_a_page_keeps_the_rows_of_places_that_were_not_run_again() -> None:
+    other = replace(PLANTED, name="other")
+    caught = {name: Found(name, "caught", f"test_{name}.py::t") for name in ("planted", "other")}
+    whole = page((PLANTED, other), caught)
+    again = {"other": Found("other", "caught", "test_new.py::t[7]")}
+    changed = page((PLANTED, other), again, whole)
+    assert changed == whole.replace("test_other.py", "test_new.py")
+    assert names_on(page((PLANTED, other), again)) == ["other"]
+
+
+def test_places_with_a_test_on_a_broker_are_a_group() -> None:
+    real = [mutant for mutant in MUTANTS if mutant.needs_broker]
+    assert {"seek-beside-the-fetch", "read-back-before-the-fence"} <= {m.name for m in real}
+    assert len(real) < len(MUTANTS) / 2

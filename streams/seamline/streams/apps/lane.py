@@ -212,9 +212,7 @@ class LaneConsumer(driver.Consumer):
             except Exception as error:
                 self.end(wish.positions)
                 if not wish.done.done():
-                    wish.done.set_exception(
-                        TransportError("the lane could not restart", value=str(error))
-                    )
+                    wish.done.set_exception(TransportError(f"the lane could not restart: {error}"))
 
     async def _begin_sessions(self, wish: Restart) -> None:
         self.end(wish.positions)
