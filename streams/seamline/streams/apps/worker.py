@@ -38,7 +38,8 @@ SESSION_TIMEOUT_NS: Final = 6_000_000_000
 SESSION_RANGE_NS: Final = (1_000_000_000, 60_000_000_000)
 # All of a hand-over: owners, leaving the group, the rest of the clients.
 HAND_OVER_S: Final = 2.5
-FORCED_END_S: Final = 5.0
+# With what a client that cannot reach its broker makes of it.
+FORCED_END_S: Final = 2.9
 
 FactoryMaker: TypeAlias = Callable[[Preset, tuple[Preset, ...], World, Path], MachineFactory]
 
