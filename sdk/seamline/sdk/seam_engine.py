@@ -365,24 +365,29 @@ class SeamEngine:
 class _Ends:
     """Partitions whose venue has sent everything before the end, and how far to read them on.
 
-    The position is committed with the rows, but topics show a commit one after the other; the end
-    that counts open transactions too is behind them.
+    The position is committed with the rows, but topics show a commit one after the other; the ends
+    that count open transactions too are behind them.
     """
 
     def __init__(self, source: SeamSource, request: Request) -> None:
         self._source = source
         self._stop_ns = request.stop_ns
-        self._fences: dict[int, int] = {}
+        self._fences: dict[int, dict[str, int]] = {}
 
     def note(self, watermarks: Mapping[int, int]) -> None:
         new = [p for p, w in watermarks.items() if w >= self._stop_ns and p not in self._fences]
         if new:
-            ends = self._source.fences("conformed", "read_uncommitted")
-            self._fences.update({partition: ends[partition] for partition in new})
+            ends = self._source.ends(PROVING_ROLES)
+            for partition in new:
+                self._fences[partition] = {role: ends[role][partition] for role in PROVING_ROLES}
 
     def reached(self, tail: Tail) -> list[int]:
-        topic = self._source.topic("conformed")
-        return [p for p, fence in self._fences.items() if tail.reached((topic, p), fence)]
+        topic = self._source.topic
+        return [
+            partition
+            for partition, ends in self._fences.items()
+            if all(tail.reached((topic(role), partition), end) for role, end in ends.items())
+        ]
 
 
 @dataclass(frozen=True, slots=True)

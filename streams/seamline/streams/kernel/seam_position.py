@@ -29,6 +29,7 @@ FORMAT: Final = 1
 SEGMENTS_MAX: Final = 64
 ROWS_MAX: Final = 100_000
 GAPS_MAX: Final = 10_000
+GAPS_KEPT: Final = 1_000
 # Bounds of everything above, with room: a longer text is no position.
 TEXT_MAX: Final = 64 * 2**20
 _FIX: Final = "Give the text that `Position.to_json` or `seamline read --position` wrote, unchanged"
@@ -53,8 +54,9 @@ class Place(NamedTuple):
 class Segment:
     """Everything up to `place` (None: everything there is) as it was known at `known_ns`.
 
-    `known_ns` is for each partition a known time that is proved to be seen whole; `rows` and `gaps`
-    are what was handed out with a later one."""
+    `known_ns` is for each partition a known time that is proved to be seen whole; `rows` are what
+    was handed out with a later one. `gaps` are the newest that were told of the ledger: a worker
+    that starts writes its entries again, with a new known time, and they are no news."""
 
     place: Place | None
     known_ns: Mapping[int, int]

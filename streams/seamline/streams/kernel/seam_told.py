@@ -22,6 +22,7 @@ from seamline.streams.kernel.seam import Part, Request
 from seamline.streams.kernel.seam_events import Bar, CaughtUp, Event, Gap
 from seamline.streams.kernel.seam_nulls import RUNS_MAX, Run
 from seamline.streams.kernel.seam_position import (
+    GAPS_KEPT,
     GAPS_MAX,
     ROWS_MAX,
     SEGMENTS_MAX,
@@ -40,15 +41,15 @@ Known = Mapping[int, int]  # partition -> known time that is proved to be seen w
 class Proved:
     """A history that is about to be handed out, as a position needs it.
 
-    `young_rows` and `young_gaps` are known later than `known_ns` of their partition; `gaps` are
-    those of this pass, in order.
+    `young_rows` are known later than `known_ns` of their partition; `ledger` are gaps that the
+    ledger names, told before or in this pass; `gaps` are those of this pass, in order.
     """
 
     cluster: str
     known_ns: Known
     partitions: Mapping[str, int]
     young_rows: Mapping[str, tuple[tuple[int, int, int], ...]]  # open time, revision, known time
-    young_gaps: Mapping[str, tuple[Gap, ...]]
+    ledger: Mapping[str, tuple[Gap, ...]]
     gaps: tuple[Gap, ...]
     passed_ns: Mapping[str, int]
     nulls: Mapping[str, tuple[Run, ...]]
@@ -69,14 +70,18 @@ def proved(
         rows[part.symbol] = tuple(
             version for columns in (part.sealed, part.log) for version in _young(columns, known)
         )
-        late = [gap for gap in part.gaps if (gap.known_time_ns or 0) > known]
-        found[part.symbol] = tuple(late)
+        entries = [gap for gap in part.gaps if gap.known_time_ns is not None]
+        old = sorted(gap.start_ns for gap in entries if (gap.known_time_ns or 0) <= known)
+        first = old[-GAPS_KEPT] if len(old) > GAPS_KEPT else 0
+        found[part.symbol] = tuple(
+            gap for gap in entries if gap.start_ns >= first or (gap.known_time_ns or 0) > known
+        )
     return Proved(
         cluster=cluster,
         known_ns=dict(known_ns),
         partitions=dict(partitions),
         young_rows={name: versions for name, versions in rows.items() if versions},
-        young_gaps={name: late for name, late in found.items() if late},
+        ledger={name: entries for name, entries in found.items() if entries},
         gaps=tuple(gaps),
         passed_ns={part.symbol: part.passed_ns for part in parts},
         nulls=_nulls(request, parts),
@@ -152,7 +157,7 @@ class Told:
             },
             gaps={
                 name: {_key(gap): gap.known_time_ns or 0 for gap in gaps}
-                for name, gaps in history.young_gaps.items()
+                for name, gaps in history.ledger.items()
             },
             passed_ns=dict(history.passed_ns),
             nulls=dict(history.nulls),
@@ -189,15 +194,16 @@ class Told:
         self._held = None
         for partition, known in known_ns.items():
             _raise(live.known_ns, partition, known)
-        live.rows = {name: rows for name in live.rows if (rows := self._still(name, live.rows))}
-        live.gaps = {name: gaps for name in live.gaps if (gaps := self._still(name, live.gaps))}
-
-    def _still(self, name: str, young: Mapping[str, dict[K, int]]) -> dict[K, int]:
-        """What is newer than what is proved."""
-        live = self._live
-        assert live is not None
-        known = live.known_ns[live.partitions[name]]
-        return {what: time for what, time in young[name].items() if time > known}
+        for name in list(live.rows):
+            known = live.known_ns[live.partitions[name]]
+            live.rows[name] = {row: time for row, time in live.rows[name].items() if time > known}
+            if not live.rows[name]:
+                del live.rows[name]
+        for name, gaps in live.gaps.items():
+            known = live.known_ns[live.partitions[name]]
+            old = sorted(gap for gap, time in gaps.items() if time <= known)
+            for gap in old[:-GAPS_KEPT]:
+                del gaps[gap]
 
     def position(self, last: Event | None) -> Position | None:
         """After `last`, the newest event of a history that was handed out; behind it `last` says
@@ -229,7 +235,7 @@ class Told:
         }
         gaps = {
             name: tuple(_key(gap) for gap in late if gap.start_ns < place.limit_ns(name))
-            for name, late in history.young_gaps.items()
+            for name, late in history.ledger.items()
         }
         segment = Segment(
             place,
