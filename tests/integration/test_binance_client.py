@@ -21,7 +21,7 @@ from seamline.connectors.venues.binance import (
     VenueSymbol,
 )
 from seamline.connectors.venues.binance_parse import Frame, KlineFrame, Malformed, Notice, Reply
-from seamline.connectors.venues.binance_stream import BinanceStream, StreamRules
+from seamline.connectors.venues.binance_stream import STREAMS_MAX, BinanceStream, StreamRules
 from seamline.connectors.venues.simulated_clock import ManualClock
 from seamline.connectors.venues.simulated_market import MarketSettings
 from seamline.connectors.venues.simulator import SimulatorConfig, VenueSimulator
@@ -464,6 +464,33 @@ def test_nothing_that_a_socket_says_is_left_out() -> None:
                 b"\xff\x00",
             ]
             assert isinstance(frames[3], Reply)
+
+    run(test)
+
+
+def test_control_messages_are_paced_under_the_venues_limit() -> None:
+    async def test() -> None:
+        async with venue() as (server, _, at):
+            sleeps = Sleeps()
+            names = [f"no{number}@kline_1m" for number in range(STREAMS_MAX)]
+            async with BinanceStream(at, names, sleep=sleeps):
+                assert len(server.status()["streams"]) == STREAMS_MAX
+            assert sleeps == [StreamRules().between_messages_s] * 5
+            # With a pong for each of its pings: fewer than 5 messages a second.
+            assert 1 / StreamRules().between_messages_s + 1 < 5
+            with pytest.raises(UsageError, match="several connections"):
+                BinanceStream(at, [*names, "one@kline_1m"])
+
+    run(test)
+
+
+def test_a_refused_handshake_says_its_status_and_how_long_to_wait() -> None:
+    async def test() -> None:
+        async with scripted([(503, {"Retry-After": "7"}, {})]) as at:
+            with pytest.raises(TransportError) as raised:
+                await BinanceStream(at, ["btcusdt@kline_1m"]).__aenter__()
+            assert raised.value.fields["status"] == 503
+            assert raised.value.fields["retry_after_s"] == 7
 
     run(test)
 

@@ -194,3 +194,13 @@ def test_columns_carry_the_authority_of_their_source() -> None:
         assert rest.source.tolist() == [source]
         assert rest.first_trade_id.tolist() == [-1]
     assert len(ws_columns([]).check()) == 0
+
+
+def test_values_on_another_symbols_stream_are_not_taken() -> None:
+    message = json.loads(LINES[0])
+    data = message["data"]
+    data["s"] = data["k"]["s"] = "BTCUSDT"
+    bad = parse_frame(json.dumps(message).encode(), 5)
+    assert isinstance(bad, Malformed) and bad.reason == "bad_stream"
+    assert bad.venue_symbol == "BTCUSDT"
+    assert not isinstance(parse_frame(json.dumps(data).encode(), 5), Malformed), "no envelope"
