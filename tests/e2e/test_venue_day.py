@@ -1,8 +1,7 @@
-"""Two simulated hours of venues that misbehave; whole days with each fault alone under the soak."""
+"""Two simulated hours of venues that misbehave; `make soak` runs a whole day of each fault."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from faults.venue_days import run_days
 from seamline.connectors.venues.venue_faults import parse_faults
 from seamline.connectors.world import World
 
-SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
 ALONE = ("lose-frames", "outage", "correct-klines")
 
 
@@ -29,15 +27,6 @@ def test_every_minute_is_the_settled_bar_or_a_gap_with_its_cause(
     assert set(found["mix"].struck) == set(SENTENCES)
     for kind in ALONE:
         assert set(found[kind].struck) == {kind}
-
-
-@pytest.mark.skipif(not SOAK, reason="a whole day of each fault takes an hour")
-@pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("kind", [*SENTENCES, "mix"])
-def test_a_whole_day(kind: str, world: World, tmp_path: Path) -> None:
-    ground = Ground(world, tmp_path)
-    (outcome,) = run_days(ground, 0, [weather(kind, 0, WHOLE_DAY)], WHOLE_DAY).values()
-    assert outcome.ok, outcome.story()
 
 
 def test_the_faults_of_a_day_are_their_seed_and_can_be_caused() -> None:
