@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from faults.report import Run
 
 
 def as_record(run: Run) -> dict[str, Any]:
-    outcome = None if run.outcome is None else asdict(run.outcome)
+    outcome = None
+    if run.outcome is not None:  # a Counter would not survive `asdict`
+        outcome = asdict(replace(run.outcome, struck=dict(run.outcome.struck)))
     return {
         "case": run.case.name,
         "seed": run.seed,

@@ -155,7 +155,7 @@ def test_results_are_kept_the_newest_stands_and_unknown_cases_are_left_out(tmp_p
     file = tmp_path / "results.jsonl"
     assert load(file, [CASE]) == []
     bad = Run(CASE, 0, Outcome(0, "seed 0", {"kill": 1}, bars=5, lost=1, wrong=("lost: A",)))
-    good = Run(CASE, 0, Outcome(0, "seed 0", {"kill": 2}, bars=5))
+    good = Run(CASE, 0, Outcome(0, "seed 0", Counter(kill=2), bars=5))
     gone = Run(replace(CASE, name="gone"), 0, Outcome(0, "", {}, bars=1))
     broken = Run(CASE, 1, None, "it broke")
     for run in (bad, broken, gone):
