@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.times import NS_PER_MS
+from seamline.schemas.times import INT64_MAX, NS_PER_MS
 
 PREFIX: Final = "seamline"
 LANDING_ROLES: Final[tuple[str, ...]] = ("live", "backfill")
@@ -46,6 +46,8 @@ HEADER_SIZE: Final = "seamline-size"
 HEADER_ORIGIN_TOPIC: Final = "seamline-origin-topic"
 HEADER_ORIGIN_PARTITION: Final = "seamline-origin-partition"
 HEADER_ORIGIN_OFFSET: Final = "seamline-origin-offset"
+# How large the record was, where that is more than a topic takes and its bytes were cut.
+HEADER_ORIGIN_BYTES: Final = "seamline-origin-bytes"
 HEADER_ORIGIN_TIMESTAMP_MS: Final = "seamline-origin-timestamp-ms"
 
 _SEED: Final = 0x9747B28C
@@ -193,6 +195,9 @@ def _parse_timed_key(key: bytes) -> tuple[str, int]:
         symbol, separator, time_ms = key.decode().rpartition("|")
         if not separator or not symbol or time_ms != str(int(time_ms)):
             raise ValueError
-        return symbol, int(time_ms) * NS_PER_MS
+        time_ns = int(time_ms) * NS_PER_MS
+        if abs(time_ns) > INT64_MAX:
+            raise ValueError
+        return symbol, time_ns
     except ValueError:
         raise ContractError("not a key `symbol|milliseconds`", parameter="key", value=key) from None

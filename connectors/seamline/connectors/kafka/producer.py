@@ -95,6 +95,9 @@ def _shared_config(cluster: Cluster, settings: ProducerSettings) -> dict[str, ob
         # librdkafka's own default is another hash than Java's and breaks per-symbol order.
         "partitioner": "murmur2_random",
         "linger.ms": settings.linger_ms,
+        # As much as a topic takes by default: the client's own limit is lower, and what landed must
+        # fit into quarantine.
+        "message.max.bytes": 1_048_000,
         "queue.buffering.max.messages": settings.queue_messages,
         "queue.buffering.max.kbytes": settings.queue_kbytes,
     }

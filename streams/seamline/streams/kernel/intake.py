@@ -8,6 +8,7 @@ not know: what a row does to a bar (the kernel), how anything is written.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import (
     HEADER_DETAIL,
+    HEADER_FINGERPRINT,
+    HEADER_ORIGIN_BYTES,
     HEADER_ORIGIN_OFFSET,
     HEADER_ORIGIN_PARTITION,
     HEADER_ORIGIN_TIMESTAMP_MS,
@@ -67,6 +70,7 @@ from seamline.streams.kernel.validate import (
 # A closed bar cannot close in the future; clocks of a venue and an owner differ by less than this.
 CLOCK_SKEW_NS: Final = 10 * NS_PER_S
 I64_END: Final = 2**63
+_WATERMARK: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 UNDECODABLE: Final = "undecodable"
 WRONG_PARTITION: Final = "wrong_partition"
 KEY_MISMATCH: Final = "key_mismatch"
@@ -76,11 +80,17 @@ NULL_VALUE: Final = "null_value"
 INVALID_BLOCK: Final = "invalid_block"
 INVALID_TIMESTAMP: Final = "invalid_timestamp"
 TOO_MANY_SYMBOLS: Final = "too_many_symbols"
+FINGERPRINT_MISMATCH: Final = "fingerprint_mismatch"
 POISONED: Final = "poisoned"
 
 # Beside the rules: rows of a symbol that went to quarantine, and statements that were not heard.
 QUARANTINED: Final = "quarantined"
 INVALID_OUTAGES: Final = "invalid_outages"
+
+# Key, value and foreign headers of a quarantined record hold together at most so much: what lands
+# compressed may be larger than any topic takes. The whole record stays where it landed.
+KEPT_BYTES_MAX: Final = 1_030_000
+KEPT_BESIDE_BYTES_MAX: Final = 100_000
 
 # What a record is.
 REFUSED, FLAT, BLOCK, BEAT = range(4)
@@ -97,11 +107,32 @@ class Quarantined:
     reason: str
     detail: str = ""
 
+    @property
+    def key(self) -> bytes | None:
+        """As it came, cut where it is large."""
+        key = self.record.key
+        return key if key is None else key[:KEPT_BESIDE_BYTES_MAX]
+
+    @property
+    def value(self) -> bytes | None:
+        """As it came, its beginning where it is larger than a topic takes."""
+        value = self.record.value
+        if value is None or len(value) <= KEPT_BYTES_MAX - 2 * KEPT_BESIDE_BYTES_MAX:
+            return value
+        beside = sum(len(name) + len(text or b"") for name, text in self.record.headers)
+        room = KEPT_BYTES_MAX - min(len(self.record.key or b""), KEPT_BESIDE_BYTES_MAX)
+        return value[: room - (beside if beside <= KEPT_BESIDE_BYTES_MAX else 0)]
+
     def headers(self) -> tuple[Header, ...]:
-        """The record's own headers, then ours."""
+        """The record's own headers, then ours. The key and the headers of a record that is larger
+        than a topic takes are left out where it is they that are large."""
         record = self.record
+        beside = sum(len(name) + len(value or b"") for name, value in record.headers)
+        size = len(record.key or b"") + len(record.value or b"") + beside
+        cut = ((HEADER_ORIGIN_BYTES, str(size).encode()),) if size > KEPT_BYTES_MAX else ()
         return (
-            *record.headers,
+            *(record.headers if beside <= KEPT_BESIDE_BYTES_MAX or not cut else ()),
+            *cut,
             (HEADER_REASON, self.reason.encode()),
             (HEADER_DETAIL, self.detail.encode()),
             (HEADER_ORIGIN_TOPIC, record.topic.encode()),
@@ -156,13 +187,14 @@ class Intake:
         """Take records from `start` on, until `rows_max` rows or the end."""
         part = records[start : start + rows_max]
         ids = schema_ids([record.value or b"" for record in part])
-        kinds = self._kinds(part, ids)
+        why: dict[int, tuple[str, str]] = {}
+        kinds = self._kinds(part, ids, why)
         weight = np.where(kinds == BLOCK, self._preset.block_rows, 1)
         fit = max(1, int(np.searchsorted(np.cumsum(weight), rows_max, side="right")))
         part, kinds = part[:fit], kinds[:fit]
         taken = Taken(start + len(part))
         for at in np.flatnonzero(kinds == REFUSED).tolist():
-            self._refuse(taken, part[at], *self._why_refused(part[at], int(ids[at])))
+            self._refuse(taken, part[at], *self._why_refused(part[at], why[int(ids[at])]))
         flat = np.flatnonzero(kinds == FLAT)
         rows, positions = self._flat(role, part, flat, taken, clock_ns)
         done = 0
@@ -203,25 +235,41 @@ class Intake:
         for symbol in np.flatnonzero(late).tolist():
             taken.findings[symbol, OUT_OF_ORDER] += int(late[symbol])
 
-    def _kinds(self, part: Sequence[Record], ids: I8) -> NDArray[np.uint8]:
-        """What each record is, by its writer schema."""
+    def _kinds(
+        self, part: Sequence[Record], ids: I8, why: dict[int, tuple[str, str]]
+    ) -> NDArray[np.uint8]:
+        """What each record is, by its writer schema; notes why those of an id are refused. The
+        registry is asked about an id once, however many records name it."""
         kinds = np.full(len(part), REFUSED, np.uint8)
+        headers: dict[int, bytes] = {}
         for number in np.unique(ids).tolist():
             places = ids == number
-            name, _, _ = self._schema_of(number)
+            name, reason, detail = self._schema_of(number)
+            why[number] = reason, detail
             if name:
                 kinds[places] = BLOCK if name == "bar_block" else FLAT
+                schema = self._resolve(number)
+                headers[number] = b"" if schema is None else schema.header
+                why[number] = (
+                    FINGERPRINT_MISMATCH,
+                    f"schema id {number} is a {name}, the header says another",
+                )
                 continue
             for at in np.flatnonzero(places).tolist():
                 if part[at].value is None and watermark_of(part[at]) is not None:
                     kinds[at] = BEAT
+        numbers = ids.tolist()
+        for at, record in enumerate(part):
+            for key, value in record.headers:
+                if key == HEADER_FINGERPRINT and value != headers.get(numbers[at], value):
+                    kinds[at] = REFUSED
         return kinds
 
-    def _why_refused(self, record: Record, number: int) -> tuple[str, str]:
+    @staticmethod
+    def _why_refused(record: Record, found: tuple[str, str]) -> tuple[str, str]:
         if record.value is None:
             return NULL_VALUE, "no heartbeat headers"
-        _, reason, detail = self._schema_of(number)
-        return reason, detail
+        return found
 
     def _schema_of(self, number: int) -> tuple[str, str, str]:
         if number < 0:
@@ -456,19 +504,20 @@ def quarantine_batch(preset_id: str, refused: Sequence[Quarantined]) -> Batch:
     """The refused records, bytes as they came."""
     return Batch(
         topic=topic_name(preset_id, "quarantine"),
-        keys=[each.record.key for each in refused],
-        values=[each.record.value for each in refused],
+        keys=[each.key for each in refused],
+        values=[each.value for each in refused],
         headers=[each.headers() for each in refused],
     )
 
 
 def watermark_of(record: Record) -> int | None:
-    """The watermark of a heartbeat in ns; None where the headers are missing or wrong."""
+    """The watermark of a heartbeat in ns; None where the headers are missing or wrong: one plain
+    way to write a number, so that nothing else passes for one."""
     for name, value in record.headers:
         if name == HEADER_WATERMARK_NS:
-            try:
-                watermark_ns = int(value)
-            except (TypeError, ValueError):  # a header may have no value at all
+            # A header may have no value at all.
+            if value is None or _WATERMARK.fullmatch(value) is None:
                 return None
+            watermark_ns = int(value)
             return watermark_ns if -I64_END <= watermark_ns < I64_END else None
     return None

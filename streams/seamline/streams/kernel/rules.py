@@ -338,6 +338,14 @@ _INTAKE_RULES: Final = (
         "`seamline-detail` has the error; report it, and land the record again once it is mended.",
     ),
     _rule(
+        *("fingerprint_mismatch", _ALL, INTAKE, "The header names another schema than the id"),
+        "The header `seamline-fp` of a landed record is not the fingerprint of the schema that its "
+        "id means here. One of them is wrong, often an id from another registry, and a record that "
+        "decodes by the wrong schema is wrong without a trace. It goes to quarantine in both "
+        "modes; a record without the header is taken by its id, and frames have no headers. Let "
+        "the producer use this registry, or stop it from copying headers of others.",
+    ),
+    _rule(
         *("invalid_outages", _ALL, INTAKE, "A statement of outages that cannot be believed"),
         "A heartbeat's header `seamline-outages` is no list of spans, or ends in the future. Heard "
         "all the same it would explain gaps that are our own loss. In both modes the statement "
