@@ -21,8 +21,10 @@ from seamline.schemas.errors import UsageError
 
 FILE_PARAMETER: Final = "presets_file"
 TEXT_MAX: Final = 1_048_576
-_INTEGER: Final = re.compile(r"[-+]?\d+(_\d+)*")
-_NUMBER: Final = re.compile(r"[-+]?\d+(_\d+)*(\.\d+)?")
+_INTEGER: Final = re.compile(r"[-+]?\d+(_\d+)*", re.ASCII)
+_NUMBER: Final = re.compile(r"[-+]?\d+(_\d+)*(\.\d+)?", re.ASCII)
+# Far beyond every limit; Python reads no number of more than 4,300 digits, and exactly none here.
+_NUMBER_CHARS_MAX: Final = 100
 _STRING_TAG: Final = "tag:yaml.org,2002:str"
 _TYPES: Final = {
     "tag:yaml.org,2002:str": "a text",
@@ -254,4 +256,4 @@ def _section(file: str, path: str, node: Node) -> Section:
 def _is_number(node: Node, form: re.Pattern[str]) -> bool:
     # A quoted number is a text, and YAML 1.1 would read 1:30 as 90 and 0x10 as 16.
     plain = isinstance(node, ScalarNode) and node.style is None and node.tag != _STRING_TAG
-    return plain and form.fullmatch(node.value) is not None
+    return plain and len(node.value) <= _NUMBER_CHARS_MAX and form.fullmatch(node.value) is not None

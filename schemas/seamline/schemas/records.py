@@ -81,11 +81,20 @@ def decode_record(name: str, value: bytes) -> dict[str, Any]:
         raise _refused(name, value, "undecodable") from error
     if stream.tell() != len(value):
         raise _refused(name, value, "trailing_bytes")
+    # fastavro lets a number of more than 64 bits run over; what it read must be what is there.
+    if _written(shape, wire) != value[FRAME_BYTES:]:
+        raise _refused(name, value, "bad_number")
     inside = {field: _to_ns(wire[on_wire], unit) for field, (on_wire, unit) in shape.fields.items()}
     for field, (_, unit) in shape.fields.items():
         if unit and inside[field] is not None and abs(inside[field]) > INT64_MAX:
             raise _refused(name, value, "invalid_timestamp")
     return inside
+
+
+def _written(shape: _Shape, wire: Mapping[str, Any]) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, shape.parsed, wire)
+    return out.getvalue()
 
 
 def _to_wire(parameter: str, value: Any, unit: int) -> Any:

@@ -35,7 +35,7 @@ _UNIT_NS = {
 # A number where a time should be. `fromisoformat` would take the first eight digits for a date and
 # the ninth for a separator; a text of eight digits is a date.
 NUMBER_TEXT = re.compile(r"\d{9}|\d{0,7}$|\d+[.,]", re.ASCII)
-_DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d|w)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIX = "Write an ISO time with a zone (2026-01-31T00:00:00Z), an aware datetime, or -3d"
 

@@ -81,6 +81,14 @@ def verify(
             value=stated,
             fix="The number of partitions was changed; the old log cannot be compared",
         )
+    absent = [p for p in source.partitions if str(p) not in facts["positions"]]
+    if absent:
+        raise UsageError(
+            "the certificate does not say where it read the log",
+            parameter="positions",
+            value=absent,
+            fix="Give the file that `seamline read --certificate` wrote, unchanged",
+        )
     source.check_topics()
     verdict = _recheck(certificate, source)
     return verdict, {

@@ -38,7 +38,7 @@ from seamline.connectors.venues.binance_parse import (
 )
 from seamline.schemas.columns import BarColumns
 from seamline.schemas.errors import SeamlineError, TransportError, UsageError
-from seamline.schemas.times import NS_PER_MS, NS_PER_S, format_duration, format_time
+from seamline.schemas.times import INT64_MAX, NS_PER_MS, NS_PER_S, format_duration, format_time
 
 REST_URL = "https://api.binance.com"
 WS_URL = "wss://stream.binance.com:9443"
@@ -173,8 +173,8 @@ class BinanceRest:
         answer = await self._get("/api/v3/time", {})
         after_ns = self._now_ns()
         value = answer.get("serverTime") if isinstance(answer, dict) else None
-        if type(value) is not int:
-            raise self._strange("/api/v3/time", "serverTime is not an integer")
+        if type(value) is not int or not 0 <= value <= INT64_MAX // NS_PER_MS:
+            raise self._strange("/api/v3/time", "serverTime is not a time in milliseconds")
         self._venue_ms = max(self._venue_ms, value)
         self._offset_ns = value * NS_PER_MS - (before_ns + after_ns) // 2
         return value * NS_PER_MS
@@ -343,12 +343,13 @@ class BinanceRest:
                     self.weight_limit = int(limit["limit"])
             listed = (
                 VenueSymbol(
-                    f"{entry['baseAsset']}/{entry['quoteAsset']}", entry["symbol"], entry["status"]
+                    f"{entry['baseAsset']}/{entry['quoteAsset']}",
+                    *(_name_of(entry["symbol"]), _name_of(entry["status"])),
                 )
                 for entry in answer["symbols"]
             )
             return {venue.symbol: venue for venue in listed}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._strange("/api/v3/exchangeInfo", f"without {error}") from error
 
     async def _get(self, path: str, params: Mapping[str, str]) -> Any:
@@ -383,7 +384,7 @@ class BinanceRest:
                 fix="Check the address and the network",
             ) from error
         used = answer.headers.get("X-MBX-USED-WEIGHT-1M", "")
-        if used.isdigit():
+        if is_count(used):
             self.used_weight = int(used)
         try:
             decoded = json.loads(bytes(body))
@@ -422,6 +423,17 @@ def _worth_another(error: BaseException) -> bool:
     return isinstance(error, TransportError) and error.retriable
 
 
+def is_count(text: str) -> bool:
+    """Digits that `int` takes: "²" is a digit to Python and no number."""
+    return text.isascii() and text.isdigit() and len(text) <= 9
+
+
+def _name_of(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a name: {value!r:.40}")
+    return value
+
+
 def _refusal(path: str, answer: httpx.Response, decoded: Any, wait_s_max: float) -> SeamlineError:
     """The error of an answer that is not 200; `fields` has status, code and retry_after_s."""
     status, code, said = answer.status_code, None, ""
@@ -430,7 +442,7 @@ def _refusal(path: str, answer: httpx.Response, decoded: Any, wait_s_max: float)
     about: dict[str, Any] = {"status": status, "code": code}
     if status in (418, 429):
         header = answer.headers.get("Retry-After", "")
-        wait_s = float(header) if header.isdigit() else 60.0
+        wait_s = float(header) if is_count(header) else 60.0
         return TransportError(
             f"the venue limits requests: HTTP {status}, again in {wait_s:.0f} s",
             parameter="rest_url",

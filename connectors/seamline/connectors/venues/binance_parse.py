@@ -128,7 +128,7 @@ def parse_frame(raw: bytes, received_ns: int) -> Frame:
     if not isinstance(message, dict):
         return Malformed(raw, "not_an_object", None, received_ns)
     symbol = message.get("s")
-    legible = symbol if isinstance(symbol, str) and len(symbol) <= 64 else None
+    legible = symbol if isinstance(symbol, str) and len(symbol) <= 64 and _is_text(symbol) else None
     try:
         frame = _frame_of(message, received_ns)
         if isinstance(frame, KlineFrame | TradeFrame):
@@ -292,9 +292,14 @@ def _length_ms(interval: str) -> int:
 
 def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or not _is_text(value):
         raise _bad(fields, name)
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Not half of a pair: JSON can say such a character, and nothing can write it."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _integer(fields: dict[str, Any], name: str) -> int:

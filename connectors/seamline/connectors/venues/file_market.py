@@ -176,19 +176,19 @@ def _parquet_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     parquet: Any = pyarrow.parquet  # the package has no annotations
     try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.lib.ArrowException as error:
+        with parquet.ParquetFile(path) as file:
+            _check_header(path, list(file.schema_arrow.names))
+            line = 2
+            for batch in file.iter_batches(batch_size=65_536):
+                columns = [batch.column(name).to_pylist() for name in COLUMNS]
+                for values in zip(*columns, strict=True):
+                    yield line, [_cell_text(value) for value in values]
+                    line += 1
+    # Broken pages are told as OSError, a text that is not UTF-8 or a far time as ValueError.
+    except (pyarrow.lib.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UsageError(
             f"not a parquet file: {error}", parameter="data", value=str(path), fix=_EXPECTED
         ) from error
-    with file:
-        _check_header(path, list(file.schema_arrow.names))
-        line = 2
-        for batch in file.iter_batches(batch_size=65_536):
-            columns = [batch.column(name).to_pylist() for name in COLUMNS]
-            for values in zip(*columns, strict=True):
-                yield line, [_cell_text(value) for value in values]
-                line += 1
 
 
 def _cell_text(value: object) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.streams.kernel.certificate_shape import fault_of
 
 VERSION: Final = 1
 _FIX: Final = "Give the file that `seamline read --certificate` wrote, unchanged"
@@ -35,11 +36,11 @@ class Certificate:
         """Raises UsageError when it is no certificate, ContractError when its hash does not fit."""
         try:
             tree = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UsageError("not JSON", parameter="certificate", fix=_FIX) from None
         if not isinstance(tree, dict) or "sha256" not in tree or "certificate" not in tree:
             raise UsageError("not a certificate", parameter="certificate", fix=_FIX)
-        if tree["certificate"] != VERSION:
+        if type(tree["certificate"]) is not int or tree["certificate"] != VERSION:
             raise UsageError(
                 "a certificate of another version",
                 parameter="certificate",
@@ -47,7 +48,10 @@ class Certificate:
                 fix=f"This program checks version {VERSION}",
             )
         stated = tree.pop("sha256")
-        computed = _hash(tree)
+        try:
+            computed = _hash(tree)
+        except RecursionError:
+            raise UsageError("nested too deeply", parameter="certificate", fix=_FIX) from None
         if stated != computed:
             raise ContractError(
                 "the certificate was changed after it was made: its hash does not fit",
@@ -55,6 +59,13 @@ class Certificate:
                 value=stated,
                 fix=_FIX,
                 computed=computed,
+            )
+        wrong = fault_of(tree)
+        if wrong is not None:
+            raise UsageError(
+                "not a certificate of this program: a field is missing or of another type",
+                parameter=wrong,
+                fix=_FIX,
             )
         return cls(tree, stated)
 
