@@ -126,11 +126,11 @@ def test_an_owner_waits_for_room_and_loses_nothing(
             for owner in harness.app.owners.values():
                 if owner._tenure is not None:
                     fill(owner._tenure._machine._parent.index)  # type: ignore[union-attr]
-            land(harness, fresh, range(30, 2_030))
+            land(harness, fresh, range(30, 1_030))
             failed = harness.metrics.troubles.labels(fresh.preset.id, "failed")
             await harness.until(lambda: failed._value.get() >= 3, "tries on the full disk", 60)
             full = False
-            await harness.until(lambda: rows(harness) == 2_030, "every bar, once", 60)
+            await harness.until(lambda: rows(harness) == 1_030, "every bar, once", 60)
             assert harness.metrics.quarantined.labels(fresh.preset.id, "poisoned")._value.get() == 0
 
     with caplog.at_level(logging.ERROR, "seamline"):
