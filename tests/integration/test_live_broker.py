@@ -116,8 +116,8 @@ def test_a_broker_away_for_a_moment_costs_nothing_and_one_away_for_long_ends_lou
 
 def test_killed_at_seeded_points_it_goes_on_from_what_landed(world: World, tmp_path: Path) -> None:
     rng = random.Random(5)
-    minutes = 40 * (KILLS + 1)
-    points = [40 * number + rng.randrange(5, 35) for number in range(KILLS)]
+    minutes = 25 * (KILLS + 1)
+    points = [25 * number + rng.randrange(5, 20) for number in range(KILLS)]
 
     async def test() -> None:
         preset = fresh_preset(world)

@@ -73,11 +73,11 @@ async def bad_frames_are_kept_aside_and_what_they_hid_is_filled(world: World) ->
 
 async def a_clock_that_is_off_ends_no_bar_and_stops_nothing(world: World, faults: str) -> None:
     preset = await ready(world)
-    async with held_venue(faults, minutes=120, speed=900.0) as (venue, clock):
+    async with held_venue(faults, minutes=60, speed=900.0) as (venue, clock):
         # Patience as in life: the venue's clock alone must not decide while frames come.
         live = connector(world, preset, venue, clock_patience_s=90.0)
-        await feed(live, START_NS + 120 * MIN_NS, clock=clock)
-        await landed_whole(world, preset, venue, 120)
+        await feed(live, START_NS + 60 * MIN_NS, clock=clock)
+        await landed_whole(world, preset, venue, 60)
         assert "clock_offset_ns" in live.gauges()
 
 
@@ -85,12 +85,12 @@ async def corrections_that_come_late_are_landed(world: World) -> None:
     preset = await ready(world, settle_ns=5 * MIN_NS)
     faults = "correct-klines:p=0.2,after=3m"
     settled = SettledRules(batch_bars=5, look_back_bars=60)
-    async with held_venue(faults, minutes=150, speed=600.0) as (venue, clock):
+    async with held_venue(faults, minutes=95, speed=600.0) as (venue, clock):
         live = connector(world, preset, venue, settled=settled)
-        await feed(live, START_NS + 60 * MIN_NS, clock=clock)
+        await feed(live, START_NS + 30 * MIN_NS, clock=clock)
         # A second one goes on from a bounded look back, and sends nothing that is equal again.
         live = connector(world, preset, venue, settled=settled)
-        through_ns = START_NS + 140 * MIN_NS
+        through_ns = START_NS + 85 * MIN_NS
         async with running(live, clock=clock) as task:
             await aside(
                 task, lambda: live.gauges()["settled_through_ns"] >= through_ns, "the check"
@@ -106,18 +106,18 @@ async def corrections_that_come_late_are_landed(world: World) -> None:
 
 async def an_outage_that_the_venue_states_is_told_and_filled(world: World) -> None:
     preset = await ready(world)
-    faults = "outage:from=+40m,to=+70m;slow-rest:p=0.05,by=300ms;limit-rest:every=40,retry_after=1s"
-    async with held_venue(faults, minutes=240, speed=600.0) as (venue, clock):
-        await feed(connector(world, preset, venue), START_NS + 100 * MIN_NS, clock=clock)
+    faults = "outage:from=+20m,to=+45m;slow-rest:p=0.05,by=300ms;limit-rest:every=40,retry_after=1s"
+    async with held_venue(faults, minutes=120, speed=600.0) as (venue, clock):
+        await feed(connector(world, preset, venue), START_NS + 60 * MIN_NS, clock=clock)
         live = connector(world, preset, venue)
-        await feed(live, START_NS + 240 * MIN_NS, clock=clock)
-        await landed_whole(world, preset, venue, 240)
+        await feed(live, START_NS + 120 * MIN_NS, clock=clock)
+        await landed_whole(world, preset, venue, 120)
         assert live.gauges()["outages"] >= 1, "a restart reads it back"
     records = await asyncio.to_thread(all_records, world, preset, "live")
     beats = [dict(record.headers) for record in records if record.value is None]
     stated = parse_outages(beats[-1][HEADER_OUTAGES])
     assert stated is not None
-    span = (START_NS + 41 * MIN_NS, START_NS + 69 * MIN_NS)
+    span = (START_NS + 21 * MIN_NS, START_NS + 44 * MIN_NS)
     assert any(s <= span[0] and e is not None and e >= span[1] for s, e in stated), stated
 
 
@@ -140,10 +140,10 @@ def test_clocks(world: World) -> None:
             *(
                 a_clock_that_is_off_ends_no_bar_and_stops_nothing(world, lost + clock)
                 for clock in (
-                    "clock:by=90s,from=+30m,to=+90m",
-                    "clock:by=-90s,from=+30m,to=+90m",
-                    "clock:by=-2h,from=+30m,to=+90m",
-                    "clock:by=2h,from=+0m,to=+60m",
+                    "clock:by=90s,from=+15m,to=+45m",
+                    "clock:by=-90s,from=+15m,to=+45m",
+                    "clock:by=-2h,from=+15m,to=+45m",
+                    "clock:by=2h,from=+0m,to=+30m",
                 )
             )
         )

@@ -120,11 +120,11 @@ async def planned_cuts_open_no_hole_and_ask_no_history(world: World) -> None:
 async def a_socket_without_frames_is_dead_when_the_venue_goes_on(world: World) -> None:
     preset = fresh_preset(world)
     await asyncio.to_thread(prepare, world, preset)
-    faults = "lose-frames:p=1,from=+30m,to=+180m"
-    async with held_venue(faults, minutes=200, speed=1_200.0) as (venue, clock):
+    faults = "lose-frames:p=1,from=+20m,to=+100m"
+    async with held_venue(faults, minutes=110, speed=1_200.0) as (venue, clock):
         live = connector(world, preset, venue, link=linked(replace(ROTA, silence_ns=S)))
-        counters = await feed(live, START_NS + 200 * MIN_NS, clock=clock)
-        await landed_whole(world, preset, venue, 200)
+        counters = await feed(live, START_NS + 110 * MIN_NS, clock=clock)
+        await landed_whole(world, preset, venue, 110)
     assert counters["silences"] >= 1 and counters["connections"] > counters["silences"]
     assert counters["fills"] > 0
 

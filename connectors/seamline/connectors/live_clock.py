@@ -130,10 +130,14 @@ class VenueWatch:
                 await asyncio.sleep(pause_s)
 
     def answered(self, side: Side) -> None:
-        """A sign of life."""
+        """A sign of life. For the begin of an outage what the venue said last counts, which is a
+        little early, for its end the time by now: an estimate too late would cut a span short."""
         if self._known is not None:
             local_ns = time.monotonic_ns()
-            self.ledger.alive(side, self._known.estimate_ns(local_ns), local_ns)
+            known = self._known
+            ends = side in self.ledger.down
+            at_ns = known.estimate_ns(local_ns) if ends else known.polled_ns
+            self.ledger.alive(side, at_ns, local_ns)
 
     def refused(self, side: Side, error: TransportError) -> None:
         """Note `error` as a refusal where the venue itself said that it cannot serve."""

@@ -41,6 +41,11 @@ class OutageLedger:
                 self._start_ns = start_ns
                 self._down = {Side.REST}
 
+    @property
+    def down(self) -> frozenset[Side]:
+        """The sides that refused last."""
+        return frozenset(self._down)
+
     def alive(self, side: Side, venue_ns: int, local_ns: int) -> None:
         """The side answered: when the venue's clock was about `venue_ns`."""
         self._alive[side] = (venue_ns, local_ns)
