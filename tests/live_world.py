@@ -49,7 +49,7 @@ FAST = LiveSettings(
 
 def run(test: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(280):
             await test
 
     asyncio.run(bounded())

@@ -163,7 +163,7 @@ def watermarks(records: list[Message]) -> dict[int, list[int]]:
     return found
 
 
-async def until(condition: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
+async def until(condition: Callable[[], bool], what: str, deadline_s: float = 120.0) -> None:
     """Poll `condition` until it holds. Fails with `what` at the deadline."""
     end = time.monotonic() + deadline_s
     while not condition():

@@ -57,7 +57,7 @@ FAST = LiveSettings(
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(280):
             await test
 
     asyncio.run(bounded())
