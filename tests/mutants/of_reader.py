@@ -38,8 +38,8 @@ MUTANTS: Final = (
     Mutant(
         "overlap-not-compared",
         "streams.kernel.seam:assemble",
-        "settled.symbol, sealed, newest.take((times >= start) & (times < min(frontier, stop)))",
-        "settled.symbol, sealed, newest.take((times < start) & (times < min(frontier, stop)))",
+        "newest.take((times >= start) & (times < min(frontier, stop)))",
+        "newest.take((times < start) & (times < min(frontier, stop)))",
         "Storage and log may contradict each other.",
         (HISTORY,),
     ),

@@ -112,7 +112,7 @@ def _recheck(certificate: Certificate, source: SeamSource) -> Verdict:
     deadline = time.monotonic() + SETTLE_S
     while unsettled := reader.advance():
         if time.monotonic() >= deadline:
-            raise unsettled_error(unsettled)
+            raise unsettled_error(request.preset_id, unsettled)
         time.sleep(AGAIN_S)
     log, later, retained = _logs(certificate, source)
     now = {

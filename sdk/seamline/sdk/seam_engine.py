@@ -312,7 +312,7 @@ class SeamEngine:
         with source.tail({role: self._reader.fences[role] for role in LIVE_ROLES}) as tail:
             while not follower.ended:
                 self._check_open()
-                messages = self._poll(tail)
+                messages = self._poll(tail, follower)
                 pulse.beat(source, heard=bool(messages))
                 events, clocks = self._apply(follower, messages)
                 ends.note(clocks.watermarks_ns)
@@ -326,17 +326,33 @@ class SeamEngine:
                     follower.closed_through(symbols, self._request.stop_ns)
                 follower.tick(self._clock())
 
-    def _poll(self, tail: Tail) -> list[Message]:
+    def _poll(self, tail: Tail, follower: Follower) -> list[Message]:
         try:
             return tail.poll(POLL_S)
         except ContractError as error:
             if "begin" not in error.fields:
                 raise
-            raise SeamBroken(
-                f"the reader was slower than retention: {error.message}",
-                cause="retention_passed_reader",
-                **error.fields,
-            ) from None
+            raise self._passed_by_retention(error, follower) from None
+
+    def _passed_by_retention(self, error: ContractError, follower: Follower) -> SeamBroken:
+        """The log forgot what was not read yet; storage has it once it is sealed."""
+        request, step = self._request, self._request.grid.interval_ns
+        self._read_clocks()
+        partition = error.fields["partition"]
+        through = self._clocks.watermarks_ns.get(partition, 0)
+        missing = []
+        for symbol in by_partition(self._source.symbols)[partition]:
+            start = follower.passed_ns(symbol)
+            end = max(start + step, request.grid.up(min(through, request.stop_ns)))
+            missing.append(Gap(symbol, start, end, request.grid.count(start, end), "retention"))
+        return SeamBroken(
+            f"the reader was slower than retention: {error.message}; a stream that is stitched "
+            "with resume=stream.position of this one goes on",
+            cause="retention_passed_reader",
+            missing=missing,
+            command=request.read_again(),
+            **error.fields,
+        )
 
     def _apply(self, follower: Follower, messages: list[Message]) -> tuple[list[Event], Clocks]:
         """One poll: rows first, so that a block meets what was delivered of it."""
@@ -413,4 +429,4 @@ class _Missing:
                 value=self.unknown[0],
                 fix="Start live or a backfill of it",
             )
-        return unsettled_error(self.unsettled)
+        return unsettled_error(self.request.preset_id, self.unsettled)

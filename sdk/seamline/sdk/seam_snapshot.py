@@ -74,11 +74,13 @@ class SnapshotReader:
         )
 
 
-def unsettled_error(unsettled: Mapping[str, str]) -> SeamBroken:
-    """The error when a writer's topics do not come together."""
+def unsettled_error(preset_id: str, unsettled: Mapping[str, str]) -> SeamBroken:
+    """The error when a writer's topics do not come together. A worker that starts settles what one
+    before it has left open."""
     symbol, reason = next(iter(unsettled.items()))
     return SeamBroken(
         f"storage and seals of {symbol} do not come together: {reason}",
         cause="unsettled",
+        command=f"seamline worker {preset_id}",
         symbol=symbol,
     )

@@ -320,7 +320,10 @@ def assemble(
     sealed = _sealed_rows(settled, start, min(frontier, stop))
     times = newest.open_time_ns
     overlap = compare_overlap(
-        settled.symbol, sealed, newest.take((times >= start) & (times < min(frontier, stop)))
+        request,
+        settled.symbol,
+        sealed,
+        newest.take((times >= start) & (times < min(frontier, stop))),
     )
     log = newest.take((times >= max(frontier, start)) & (times < stop))
     if seal is not None and begin_offset > seal.conformed_offset and stop > frontier:
@@ -374,7 +377,9 @@ def provisional_rows(request: Request, log: ConformedColumns, watermark_ns: int 
     return young
 
 
-def compare_overlap(symbol: str, sealed: ConformedColumns, log: ConformedColumns) -> Overlap:
+def compare_overlap(
+    request: Request, symbol: str, sealed: ConformedColumns, log: ConformedColumns
+) -> Overlap:
     """Raises SeamBroken where storage lacks a log row, is older, or differs in one revision."""
     if not len(log):
         return Overlap()
@@ -383,16 +388,20 @@ def compare_overlap(symbol: str, sealed: ConformedColumns, log: ConformedColumns
     found = np.zeros(len(log), np.bool_)
     found[inside] = sealed.open_time_ns[at[inside]] == log.open_time_ns[inside]
     if not found.all():
-        raise _contradiction(symbol, log, ~found, "overlap_missing", "has no bar that the log has")
+        raise _contradiction(
+            request, symbol, log, ~found, "overlap_missing", "has no bar that the log has"
+        )
     stored = sealed.take(at)
     older = stored.revision < log.revision
     if older.any():
-        raise _contradiction(symbol, log, older, "overlap_older", "is older than the log")
+        raise _contradiction(request, symbol, log, older, "overlap_older", "is older than the log")
     equal, fills = _same_content(stored, log)
     newer = stored.revision > log.revision
     differs = ~newer & ~equal & ~fills
     if differs.any():
-        raise _contradiction(symbol, log, differs, "overlap_differs", "differs from the log")
+        raise _contradiction(
+            request, symbol, log, differs, "overlap_differs", "differs from the log"
+        )
     same = ~newer & equal
     return Overlap(
         compared=len(log),
@@ -420,12 +429,15 @@ def _same_content(stored: ConformedColumns, log: ConformedColumns) -> tuple[Bool
 
 
 def _contradiction(
-    symbol: str, log: ConformedColumns, rows: Bool, cause: str, what: str
+    request: Request, symbol: str, log: ConformedColumns, rows: Bool, cause: str, what: str
 ) -> SeamBroken:
     times = log.open_time_ns[rows]
+    first, last = int(times[0]), int(times[-1]) + request.grid.interval_ns
     return SeamBroken(
-        f"storage of {symbol} {what} at {format_time(int(times[0]))} ({len(times)} bars in all)",
+        f"storage of {symbol} {what} at {format_time(first)} ({len(times)} bars in all)",
         cause=cause,
+        missing=[Gap(symbol, first, last, len(times), cause)],
+        command=request.repair(symbol, first, last),
         symbol=symbol,
         open_times_ns=tuple(int(t) for t in times[:GAPS_SHOWN]),
     )

@@ -112,6 +112,10 @@ class Follower:
         """Every symbol has passed the end that was asked for."""
         return all(symbol.ended for symbol in self._symbols.values())
 
+    def passed_ns(self, symbol: str) -> int:
+        """Every cell of a symbol before it was told."""
+        return self._symbols[symbol].passed_ns
+
     def wants(self, symbol: str) -> bool:
         return symbol in self._symbols
 
@@ -227,10 +231,13 @@ class Follower:
         yield Revision(bar, held, completed)
 
     def _contradiction(self, held: Bar, bar: Bar, cause: str, what: str) -> SeamBroken:
+        end_ns = bar.open_time_ns + self._request.grid.interval_ns
         return SeamBroken(
             f"{bar.symbol} at {format_time(bar.open_time_ns)} {what} (revision {bar.revision}, "
             f"delivered revision {held.revision})",
             cause=cause,
+            missing=[Gap(bar.symbol, bar.open_time_ns, end_ns, 1, cause)],
+            command=self._request.repair(bar.symbol, bar.open_time_ns, end_ns),
             symbol=bar.symbol,
             open_time_ns=bar.open_time_ns,
             delivered=held.content,
@@ -340,10 +347,13 @@ class Follower:
         absent = self._open_span(known, block.block_start_ns).keys() - there
         lost = sorted(t for t in absent if t < int(rows.open_time_ns[-1]))
         if lost:
+            end_ns = lost[-1] + self._request.grid.interval_ns
             raise SeamBroken(
                 f"{len(lost)} bars of {block.symbol} were delivered from the log and are not in "
                 f"storage, the first at {format_time(lost[0])}",
                 cause="vanished",
+                missing=[Gap(block.symbol, lost[0], end_ns, len(lost), "vanished")],
+                command=self._request.repair(block.symbol, lost[0], end_ns),
                 symbol=block.symbol,
                 open_times_ns=tuple(lost[:5]),
             )
