@@ -85,8 +85,7 @@ def disk_full(ground: Ground, seed: int) -> Outcome:
     with Load(ground) as load:
         before_s, down_s = rng.uniform(1.0, LEAD_S + 2), rng.uniform(1.0, 4.0)
         time.sleep(before_s)
-        let_no_file_grow(home)
-        fill(ground.world.cluster, f"{load.fresh.preset.id}.fill")
+        fill(ground.world.cluster, f"{load.fresh.preset.id}.fill", home)
         load.await_that(lambda: status(home).kafka == "stopped", ENDS_S, "the broker's end")
         told = status(home).brokers[0].cause or ""
         if "may not grow" not in told:
@@ -105,11 +104,18 @@ def let_no_file_grow(home: Path) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
-def fill(cluster: Cluster, topic: str) -> None:
-    """Write to another topic until the broker takes no more."""
+def fill(cluster: Cluster, topic: str, home: Path) -> None:
+    """Write to another topic until the broker takes no more.
+
+    The topic is there before the disk is full: what cannot be made stays offline, and only what
+    cannot be appended ends the broker.
+    """
     Admin(cluster).create([TopicSettings(topic, 1, 1)])
     settings = ProducerSettings(message_timeout_ms=5_000, queue_messages=1_000)
     producer = IdempotentProducer(cluster, settings)
+    producer.send(topic, None, b"first", partition=0)
+    producer.flush()
+    let_no_file_grow(home)
     deadline = time.monotonic() + ENDS_S
     with suppress(TransportError):
         while time.monotonic() < deadline:

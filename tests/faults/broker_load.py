@@ -37,8 +37,8 @@ SESSION_S = 6.0
 SYMBOLS = 37  # of each landing topic, by `Bars`
 BATCH_EVERY_S = 0.25
 GIVE_UP_S = 150.0
-SETTLE_S = 150.0
-FIRST_S = 200.0
+SETTLE_S = 240.0
+FIRST_S = 400.0
 ASK_S = 30.0
 
 

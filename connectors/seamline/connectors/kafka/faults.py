@@ -153,7 +153,13 @@ class Causes:
 
 def quiet_config(cluster: Cluster) -> dict[str, Any]:
     """Settings of a client that reports through `error_cb` and exceptions, not on stderr."""
-    return {**cluster.client_config(), "log_level": 0, "logger": _LOG}
+    return {
+        # The default of 10 s is how long everything would stand still after a broker is back.
+        "reconnect.backoff.max.ms": 1_000,
+        **cluster.client_config(),
+        "log_level": 0,
+        "logger": _LOG,
+    }
 
 
 def error_of(exception: BaseException) -> KafkaError:
