@@ -19,7 +19,7 @@ from seamline.connectors.embedded.stack import Endpoints, running
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.world import World
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
 

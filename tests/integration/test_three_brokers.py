@@ -26,7 +26,7 @@ from seamline.schemas.errors import SeamlineError, TransportError, UsageError
 from seamline.sdk.cli.main import app
 from stack_fixture import ClusterOfThree
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
 
