@@ -13,6 +13,7 @@ from faults.causes import Cause, play
 from faults.comparison import Contents, Row, compare
 from faults.report import BEGIN, END, Run, case_table, fault_table, generated, put_into
 from faults.results import append, load
+from faults.series import Output
 from faults.table import CASES
 from faults.timeline import Fault, Kind, Timeline, plan
 from seamline.schemas.columns import CONFIRMED
@@ -101,6 +102,18 @@ def test_what_readers_verify_is_compared(name: str) -> None:
         other.log["A", 3 * MINUTE_NS].insert(1, Row((6.0, None), "ws_closed", 1))
     (sentence,) = compare(contents(), other, revisions=True).wrong
     assert sentence.startswith(f"1 {name} differ")
+
+
+def test_a_series_accounts_for_every_record() -> None:
+    out = Output(
+        {"a": 1, "b": 2, "c": 3, "d": 4},
+        {"a": {1}, "b": {2, 5}, "c": {3}, "x": {9}},
+        Counter({"a": 1, "b": 2, "c": 2, "x": 1}),
+    )
+    assert out.lost == {"d"}
+    assert out.twice == ["b", "c"]
+    assert out.changed == ["b"]
+    assert out.invented == {"x"}
 
 
 def run(ground: Ground, seed: int) -> Outcome:
