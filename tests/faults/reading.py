@@ -24,7 +24,8 @@ def line_of(event: Event, position: Position) -> bytes:
 def _fields(event: Event) -> list[Any]:
     kind = type(event).__name__
     if isinstance(event, Gap):
-        return [kind, event.symbol, event.start_ns, event.end_ns, event.bars, event.cause]
+        span = [event.symbol, event.start_ns, event.end_ns, event.bars]
+        return [kind, *span, event.cause, event.provisional]
     if isinstance(event, CaughtUp):
         return [kind, event.certificate.contiguous]
     if isinstance(event, Revision):
