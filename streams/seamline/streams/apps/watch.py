@@ -3,7 +3,8 @@
 Decides: the lag of each partition, when an owner that should move does not and is broken off, and
 when a worker is beyond help and ends so that something else can start it anew. Invariants: lag is
 measured against offsets asked of the broker, not against what the consumer believes; a marker at
-the end of a topic is not lag; asking never blocks the event loop. Must not know: Faust, records.
+the end of a topic is not lag; rows that wait behind a moving topic are no stall; asking never
+blocks the event loop. Must not know: Faust, records.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ DEAD_S: Final = 120.0
 
 @dataclass(slots=True)
 class Seen:
-    """What one topic of an owner looked like when it last moved."""
+    """What one topic of an owner looked like when it last moved (`moved_s`), or had nothing to do
+    (`since_s`)."""
 
     owner: Owner
     covered: int
     since_s: float
+    moved_s: float
 
 
 class Watch:
@@ -78,11 +81,14 @@ class Watch:
             except SeamlineError as error:
                 log.warning("the lag is unknown: %s", error)
                 ends = {}
-            self.look({n: o for n, o in owners.items() if self._owners().get(n) is o}, ends)
+            held = {n: o for n, o in owners.items() if self._owners().get(n) is o}
+            self.look(held, ends, time.monotonic())
 
-    def look(self, owners: Mapping[int, Owner], ends: Mapping[tuple[str, int], int]) -> None:
-        """One look. `ends`: read-committed end offsets by (topic, partition)."""
-        now = time.monotonic()
+    def look(
+        self, owners: Mapping[int, Owner], ends: Mapping[tuple[str, int], int], now: float
+    ) -> None:
+        """One look. `ends`: read-committed end offsets by (topic, partition); `now`: a monotonic
+        clock in seconds."""
         self._seen = {
             (number, role): seen
             for (number, role), seen in self._seen.items()
@@ -106,8 +112,18 @@ class Watch:
         lag = max(0, end - covered)
         self._metrics.lag.labels(owner.place.preset_id, role, str(number)).set(lag)
         seen = self._seen.get((number, role))
-        if seen is None or seen.covered != covered or lag == 0 or owner.state is not State.RUNNING:
-            self._seen[(number, role)] = Seen(owner, covered, now)
-        elif now - seen.since_s > self._stalled_s:
+        if seen is None or seen.covered != covered:
+            self._seen[(number, role)] = Seen(owner, covered, now, now)
+        elif lag == 0 or owner.state is not State.RUNNING:
+            seen.since_s = now
+        elif now - seen.since_s > self._stalled_s and not self._busy(owner, role, now):
             owner.break_(f"{role} did not move for {self._stalled_s:g} s, {lag} offsets behind")
             seen.since_s = now
+
+    def _busy(self, owner: Owner, role: Role, now: float) -> bool:
+        """Whether rows of the topic wait in the owner, which gets on with the other topic: fetched
+        again they would wait in the same place."""
+        number = owner.place.partition
+        others = (self._seen.get((number, other)) for other in ROLES if other != role)
+        moving = any(seen and now - seen.moved_s <= self._stalled_s for seen in others)
+        return moving and owner.inbox.waiting(role) > 0
