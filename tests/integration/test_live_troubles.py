@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from live_world import held_venue
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.live import LiveConnector, LiveSettings
 from seamline.connectors.live_records import DeliveryError, compile_codec
@@ -179,6 +180,27 @@ def test_a_start_without_topics_says_which_and_what_to_do(world: World) -> None:
             live = LiveConnector(world.cluster, other, {}, endpoints, FAST)
             with pytest.raises(ContractError, match="3 partitions"):
                 await live.run(SYMBOLS, asyncio.Event())
+
+    run(test())
+
+
+def test_a_start_that_waits_for_the_venue_can_be_ended(world: World) -> None:
+    async def test() -> None:
+        preset = fresh_preset(world)
+        ids = registered(world, preset)
+        said: list[str] = []
+        async with held_venue("outage:from=+0m,to=+1000m", minutes=30, speed=1.0) as (venue, _):
+            live = LiveConnector(
+                *(world.cluster, preset, ids, BinanceEndpoints(venue.rest_url, venue.ws_url), FAST),
+                notice=said.append,
+            )
+            stop = asyncio.Event()
+            task = asyncio.create_task(live.run(SYMBOLS, stop))
+            await aside(task, lambda: len(said) > 0, "a refusal")
+            stop.set()
+            async with asyncio.timeout(60):
+                await task
+        assert not live.ready.is_set()
 
     run(test())
 

@@ -136,8 +136,30 @@ def test_a_clock_that_jumps_back_makes_no_span_that_ends_before_it_begins() -> N
     ledger.refused(Side.REST, 60 * S, 2 * S)
     ledger.alive(Side.REST, 70 * S, 3 * S)
     ledger.refused(Side.REST, 65 * S, 4 * S)
-    assert ledger.stated() == ((50 * S, 70 * S), (70 * S, None))
+    assert ledger.stated() == ((50 * S, None),), "the span before it is not over"
     assert encode_outages(ledger.stated())
+
+
+def test_a_venue_that_answers_now_and_then_is_in_one_outage() -> None:
+    """Spans that touch are one where they are written: counted as many they would push out the
+    older ones, and nobody could tell."""
+    ledger = OutageLedger()
+    ledger.refused(Side.REST, 10 * S, 0)
+    ledger.alive(Side.REST, 20 * S, 10 * S)
+    for n in range(2 * OUTAGES_MAX):
+        at = (100 + 5 * n) * S
+        ledger.alive(Side.REST, at, at)
+        ledger.refused(Side.REST, at + S, at + S)
+        ledger.alive(Side.REST, at + 5 * S, at + 5 * S)
+    end = (100 + 5 * 2 * OUTAGES_MAX) * S
+    assert ledger.stated() == ((10 * S, 20 * S), (100 * S, end))
+    ledger.refused(Side.REST, end + S, end + S)
+    assert ledger.stated() == ((10 * S, 20 * S), (100 * S, None))
+
+
+def test_a_start_looks_back_over_all_that_may_not_have_been_asked_for() -> None:
+    assert SettledRules().remembered_bars == 180
+    assert SettledRules(batch_bars=1_000).remembered_bars == 2_000
 
 
 def test_what_an_earlier_run_stated_goes_on_until_the_venue_answers() -> None:

@@ -79,3 +79,21 @@ def test_a_clock_that_jumps_back_stops_no_frames() -> None:
         clock = clock.stated(stated, (20 + 60 * minute) * S)
         clock = clock.polled((6_420 + 60 * minute) * S, (21 + 60 * minute) * S)
     assert not clock.plausible(clock.now_ns + 600 * S, clock.now_local_ns + 60 * S)
+
+
+def test_one_slow_answer_does_not_make_the_venue_fast() -> None:
+    """An outage that began then would end, by our account, far in the future."""
+    clock = VenueClock.first(1_000 * S, 0, 0, took_ns=S // 100)
+    # Asked a second later, and answered after nearly five, as it stood by then.
+    clock = clock.polled(1_005_800_000_000, S, 0, took_ns=4_900_000_000)
+    assert clock.speed == 1.0
+    assert clock.estimate_ns(3_600 * S) < 4_610 * S
+    quick = clock.polled(1_006 * S, 6 * S, 0, took_ns=S // 100)
+    assert quick.speed == 1.0
+
+
+def test_the_speed_moves_as_far_as_the_answers_prove() -> None:
+    clock = VenueClock.first(0, 0, took_ns=S // 10).polled(600 * S, S, took_ns=S // 10)
+    assert 540 < clock.speed < 600
+    closer = clock.polled(1_200 * S, 2 * S, took_ns=S // 100)
+    assert clock.speed < closer.speed < 700

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -48,6 +49,8 @@ from seamline.streams.kernel.settled_check import SettledCheck, SettledRules
 VENUE: Final = "binance"
 DAY_NS: Final = 86_400_000_000_000
 CLOSE_TIMEOUT_S: Final = 30.0
+# A landed bar may end so long after both clocks; the same slack as frames have.
+LATEST_NS: Final = 300_000_000_000
 # One attempt a call: the ladders here say when to ask again, and a ban of any length is waited for.
 REST_RULES: Final = RestRules(attempts=1, timeout_s=5.0, wait_s_max=7 * 86_400.0)
 _STREAMS: Final = {"binance.ws.kline.1m": "kline_1m", "binance.ws.trade": "trade"}
@@ -119,24 +122,30 @@ class LiveConnector:
         producer = IdempotentProducer(self._cluster, wishes)
         async with BinanceRest(self._endpoints, REST_RULES) as rest:
             try:
-                flow, link = await self._start(rest, producer, symbols)
-                tasks = [
-                    link.run(flow),
-                    link.follow_clock(flow, self._settings.clock_s),
-                    flow.beat(self._settings.heartbeat_s),
-                ]
-                if isinstance(flow, BarFlow):
-                    tasks.append(flow.fill_holes())
-                if self._settled is not None:
-                    tasks.append(self._settled.run())
-                self.ready.set()
-                await until_stopped(tasks, stop)
+                # From the start on: a venue that is down is waited for, and that can be ended.
+                await until_stopped([self._feed_on(rest, producer, symbols)], stop)
             except BaseException:
                 # The cause matters, not that the rest could not be flushed either.
                 with suppress(Exception):
                     await asyncio.to_thread(producer.close, 1.0)
                 raise
             await asyncio.to_thread(producer.close, CLOSE_TIMEOUT_S)
+
+    async def _feed_on(
+        self, rest: BinanceRest, producer: IdempotentProducer, symbols: Sequence[str]
+    ) -> None:
+        flow, link = await self._start(rest, producer, symbols)
+        tasks = [
+            link.run(flow),
+            link.follow_clock(flow, self._settings.clock_s),
+            flow.beat(self._settings.heartbeat_s),
+        ]
+        if isinstance(flow, BarFlow):
+            tasks.append(flow.fill_holes())
+        if self._settled is not None:
+            tasks.append(self._settled.run())
+        self.ready.set()
+        await until_stopped(tasks)
 
     def counters(self) -> dict[str, int]:
         """Everything counted so far, by name."""
@@ -219,9 +228,12 @@ class LiveConnector:
         watch: VenueWatch,
     ) -> BarFlow:
         settings, preset = self._settings, self._preset
-        newest = settings.settled.look_back_bars
+        newest = settings.settled.remembered_bars
+        # Ours as well: a venue's clock that is behind must not hide what landed.
+        latest_ns = max(watch.polled_ns, time.time_ns()) + LATEST_NS
+        schema_id = self._ids["bar"]
         before = await asyncio.to_thread(
-            landed, self._cluster, preset, tuple(venues), self._ids["bar"], newest
+            lambda: landed(self._cluster, preset, tuple(venues), schema_id, newest, latest_ns)
         )
         watch.ledger.resume(before.outages)
         feed = self._resumed(venues, before.bars, await self._market_ns(watch, venues))

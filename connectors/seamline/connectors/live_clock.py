@@ -28,6 +28,9 @@ PATIENCE_S: Final = 90.0
 # A venue that showed no kline for so long is asked for its newest, where clocks do not agree.
 UNSHOWN_NS: Final = 5_000_000_000
 NEWEST_ASKED: Final = 3
+# The clock is asked because of a doubtful frame only so long after the last time.
+DOUBT_NS: Final = 100_000_000
+DOUBT_FAILED_NS: Final = 5_000_000_000
 SERVER_ERROR: Final = 500
 
 Answer = TypeVar("Answer")
@@ -59,6 +62,7 @@ class VenueWatch:
         self._notice = notice
         self._known: VenueClock | None = None
         self._quiet_until_ns = 0
+        self._doubt_until_ns = 0
         self._agreed: bool | None = None
         self._turn = 0
         self._shown_asked_ns = 0
@@ -105,7 +109,9 @@ class VenueWatch:
         except TransportError as error:
             wait_s = retry_after_s(error)
             if wait_s:
-                self._quiet_until_ns = time.monotonic_ns() + int(wait_s * 1e9)
+                # A shorter wish, to a question that was under way with others, ends no longer one.
+                until_ns = time.monotonic_ns() + int(wait_s * 1e9)
+                self._quiet_until_ns = max(self._quiet_until_ns, until_ns)
             self.refused(Side.REST, error)
             raise
         self.answered(Side.REST)
@@ -148,32 +154,43 @@ class VenueWatch:
 
     async def poll(self) -> int:
         """Ask the venue for its clock. Raises TransportError."""
-        local_ns = time.monotonic_ns()
+        local_ns = 0
+
+        async def question() -> int:
+            # The time of this question: one that was refused before may be long ago.
+            nonlocal local_ns
+            local_ns = time.monotonic_ns()
+            return await self._rest.venue_time_ns()
+
         self.counters.clock_polls += 1
         try:
             # The first one is what everything waits for.
-            if self._known is None:
-                polled_ns = await self.insist(self._rest.venue_time_ns)
-            else:
-                polled_ns = await self.ask(self._rest.venue_time_ns())
+            asked = self.insist(question) if self._known is None else self.ask(question())
+            polled_ns = await asked
         except TransportError:
             self.counters.clock_failures += 1
+            self._doubt_until_ns = time.monotonic_ns() + DOUBT_FAILED_NS
             raise
-        offset_ns = self._rest.offset_ns
+        offset_ns, took_ns = self._rest.offset_ns, time.monotonic_ns() - local_ns
+        self._doubt_until_ns = time.monotonic_ns() + DOUBT_NS
         if self._known is None:
             self._known = VenueClock.first(
-                polled_ns, local_ns, offset_ns, patience_ns=self._patience_ns
+                *(polled_ns, local_ns, offset_ns),
+                patience_ns=self._patience_ns,
+                took_ns=took_ns,
             )
         else:
-            self._known = self._known.polled(polled_ns, local_ns, offset_ns)
+            self._known = self._known.polled(polled_ns, local_ns, offset_ns, took_ns)
         self._tell_offset(offset_ns)
         return polled_ns
 
     async def believes(self, stated_ns: int) -> bool:
-        """Whether the venue's clock can be at `stated_ns`; asks it when that is in doubt."""
+        """Whether the venue's clock can be at `stated_ns`; asks it when that is in doubt, but not
+        for each of many such frames, and not while the venue wants to be left alone."""
         if not self._clock.plausible(stated_ns, time.monotonic_ns()):
-            with suppress(TransportError):  # counted; the doubt stays
-                await self.poll()
+            if time.monotonic_ns() >= self._doubt_until_ns and not self.quiet_s:
+                with suppress(TransportError):  # counted; the doubt stays
+                    await self.poll()
             if not self._clock.plausible(stated_ns, time.monotonic_ns()):
                 return False
         self._known = self._clock.stated(stated_ns, time.monotonic_ns())
@@ -185,7 +202,7 @@ class VenueWatch:
         if self._clock.plausible(over_ns, local_ns):
             self._known = self._clock.showed(over_ns, local_ns)
 
-    async def look(self, venues: Sequence[VenueSymbol]) -> int | None:
+    async def look(self, venues: Sequence[VenueSymbol], *, insisting: bool = True) -> int | None:
         """Where the market is, by the newest kline of a few symbols; None when they have none.
 
         Raises TransportError.
@@ -195,9 +212,8 @@ class VenueWatch:
             self._turn += 1
             self.counters.newest_asked += 1
             venue = venues[self._turn % len(venues)]
-            found = await self.insist(
-                partial(self._rest.newest_ns, venue, interval_ns=self._interval_ns)
-            )
+            question = partial(self._rest.newest_ns, venue, interval_ns=self._interval_ns)
+            found = await (self.insist(question) if insisting else self.ask(question()))
             if found is not None:
                 newest_ns = found if newest_ns is None else max(newest_ns, found)
         if newest_ns is not None:
@@ -217,7 +233,7 @@ class VenueWatch:
             unshown = local_ns - max(self._clock.shown_local_ns, self._shown_asked_ns) > UNSHOWN_NS
             if unshown and not self._clock.agrees:
                 self._shown_asked_ns = local_ns
-                await self.look(venues)
+                await self.look(venues, insisting=False)
         except TransportError as error:
             if not error.retriable:
                 raise

@@ -281,11 +281,17 @@ class Landed:
 
 
 def landed(
-    cluster: Cluster, preset: Preset, symbols: Sequence[str], schema_id: int, newest: int
+    cluster: Cluster,
+    preset: Preset,
+    symbols: Sequence[str],
+    schema_id: int,
+    newest: int,
+    latest_ns: int,
 ) -> Landed:
     """The `newest` closed bars of each symbol near the end of `live`, and the last statement.
 
-    Only records with our `schema_id` count; of two values of one bar the later record does.
+    Only records with our `schema_id` count; of two values of one bar the later record does. A bar
+    that ends after `latest_ns` cannot have closed: whoever wrote it, nothing goes on from it.
     Blocks; reads at most the largest of TAIL_WINDOWS offsets of a partition.
     """
     found: dict[str, dict[int, tuple[int, FeedBar]]] = {symbol: {} for symbol in symbols}
@@ -306,7 +312,8 @@ def landed(
         if not ours:
             return
         decoded = decoder.decode([r.value for r in ours if r.value is not None])
-        usable = np.flatnonzero(decoded.ok & decoded.columns.closed)
+        over = decoded.columns.open_time_ns <= latest_ns - preset.interval_ns
+        usable = np.flatnonzero(decoded.ok & decoded.columns.closed & over)
         for row, bar in zip(usable, bars_of(decoded.columns, usable), strict=True):
             bars = found.get(decoder.symbols[decoded.sid[row]])
             if bars is not None:

@@ -3,7 +3,8 @@
 Decides: the spans of the venue's time that its own refusals cover. Invariants: only a refusal of
 the venue begins a span; a span begins at the last sign of life of the side that refused, when that
 was a moment ago, else at the refusal, and ends at the first answer of all sides that refused; spans
-are sorted and disjoint, the newest are kept. Must not know: HTTP, sockets, clocks, gaps.
+are sorted, disjoint and do not touch (what is kept is as many as what is written), the newest are
+kept. Must not know: HTTP, sockets, clocks, gaps.
 
 That a venue could not be reached is no refusal: our own network may be the cause.
 """
@@ -56,7 +57,8 @@ class OutageLedger:
             return
         start_ns, self._start_ns = self._start_ns, None
         if venue_ns > start_ns:
-            self._closed = [*self._closed, (start_ns, venue_ns)][-OUTAGES_MAX:]
+            before, start_ns = self._joined(start_ns)
+            self._closed = [*before, (start_ns, venue_ns)][-OUTAGES_MAX:]
 
     def refused(self, side: Side, venue_ns: int, local_ns: int) -> None:
         """The side answered that it cannot serve."""
@@ -72,5 +74,13 @@ class OutageLedger:
         """The newest spans, oldest first; the last may go on."""
         spans: list[Outage] = list(self._closed)
         if self._start_ns is not None:
-            spans.append((self._start_ns, None))
+            before, start_ns = self._joined(self._start_ns)
+            spans = [*before, (start_ns, None)]
         return tuple(spans[-OUTAGES_MAX:])
+
+    def _joined(self, start_ns: int) -> tuple[list[tuple[int, int]], int]:
+        """The closed spans before one that begins at `start_ns`, and where it begins when the last
+        of them touches it: a venue that answers now and then is in one outage, not in many."""
+        if self._closed and self._closed[-1][1] >= start_ns:
+            return self._closed[:-1], self._closed[-1][0]
+        return self._closed, start_ns

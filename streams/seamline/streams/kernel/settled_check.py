@@ -16,11 +16,18 @@ from seamline.schemas.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class SettledRules:
-    """`batch_bars` are asked for together; a start looks back over `look_back_bars`."""
+    """`batch_bars` are asked for together; a start looks back over `look_back_bars`
+    or more (`remembered_bars`)."""
 
     batch_bars: int = 60
     look_back_bars: int = 180
     span_bars_max: int = 1_000
+
+    @property
+    def remembered_bars(self) -> int:
+        """How far a start looks back: never less than what may not have been asked for yet, a
+        batch that was not full and one of which the question failed."""
+        return max(self.look_back_bars, 2 * self.batch_bars)
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_bars <= self.span_bars_max:

@@ -3,8 +3,8 @@
 Decides: a lower bound of the venue's clock; whether a time that a frame states can be true; before
 which instant every bar is over for sure. Invariants: the lower bound never moves back and comes
 from the venue's own answers or from frames found plausible; the venue may run at any speed (a
-simulated one does), so its speed is measured, not assumed; a clock that is off ends no bar.
-Must not know: how the venue is asked, where clocks come from.
+simulated one does), so its speed is measured, not assumed, and only as far as answers prove
+it; a clock that is off ends no bar. Must not know: how the venue is asked, where clocks come from.
 
 A bar is over when the venue shows something newer: its closed kline, or any kline that begins at or
 after its end. No clock is needed for that, so neither the venue's nor ours can make an open bar
@@ -14,6 +14,7 @@ venue has shown nothing for so long that its clock is all there is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 NS_PER_S = 1_000_000_000
@@ -27,6 +28,7 @@ class VenueClock:
     `offset_ns`: the venue's clock minus our wall clock at the last poll, None when not measured.
     `shown_ns`: every bar that ends at or before it is over, by what the venue showed last at
     `shown_local_ns`. `agree_ns`: two clocks this close agree. `patience_ns` is local time.
+    `took_ns`: how long the last answer was under way.
     `slack_ns`: how far a frame may be ahead of the venue's stated time, which may be behind.
     """
 
@@ -40,6 +42,7 @@ class VenueClock:
     shown_local_ns: int = 0
     now_local_ns: int = 0
     reach_speed: float = 1.0
+    took_ns: int = 0
     agree_ns: int = 2 * NS_PER_S
     patience_ns: int = 90 * NS_PER_S
 
@@ -51,28 +54,46 @@ class VenueClock:
         offset_ns: int | None = None,
         *,
         patience_ns: int = 90 * NS_PER_S,
+        took_ns: int = 0,
     ) -> VenueClock:
         return cls(
             *(polled_ns, polled_ns, local_ns),
             offset_ns=offset_ns,
+            took_ns=took_ns,
             shown_local_ns=local_ns,
             now_local_ns=local_ns,
             patience_ns=patience_ns,
         )
 
-    def polled(self, polled_ns: int, local_ns: int, offset_ns: int | None = None) -> VenueClock:
-        """The venue answered `polled_ns` to a request that left at `local_ns` or later."""
+    def polled(
+        self, polled_ns: int, local_ns: int, offset_ns: int | None = None, took_ns: int = 0
+    ) -> VenueClock:
+        """The venue answered `polled_ns` to a request that left at `local_ns` or later, and was
+        answered `took_ns` after that."""
         elapsed_ns = local_ns - self.local_ns
         known = replace(self.stated(polled_ns, local_ns), offset_ns=offset_ns)
         if elapsed_ns < MEASURED_NS_MIN:
             return known
         # A clock that jumped back says nothing about its speed.
         back = polled_ns < self.polled_ns
-        speed = self.speed if back else max(1.0, (polled_ns - self.polled_ns) / elapsed_ns)
+        speed = self.speed if back else self._speed(polled_ns - self.polled_ns, elapsed_ns, took_ns)
         reach_speed = max(speed, self.reach_speed / 2)
         return replace(
-            known, polled_ns=polled_ns, local_ns=local_ns, speed=speed, reach_speed=reach_speed
+            known,
+            polled_ns=polled_ns,
+            local_ns=local_ns,
+            took_ns=took_ns,
+            speed=speed,
+            reach_speed=reach_speed,
         )
+
+    def _speed(self, gone_ns: int, elapsed_ns: int, took_ns: int) -> float:
+        """The speed, moved as little as the answers allow: each was given somewhere between its
+        question and its arrival, so one slow answer does not make a venue look fast."""
+        least = max(1.0, gone_ns / (elapsed_ns + took_ns))
+        shortest_ns = elapsed_ns - self.took_ns
+        most = max(1.0, gone_ns / shortest_ns) if shortest_ns > 0 else math.inf
+        return min(max(self.speed, least), most)
 
     def plausible(self, stated_ns: int, local_ns: int) -> bool:
         """Whether the venue's clock can have come to `stated_ns` by now.
