@@ -47,7 +47,7 @@ from venue_world import (
 )
 
 pytestmark = pytest.mark.integration
-KILLS = 20 if os.environ.get("SEAMLINE_SOAK") else 2
+KILLS = 20 if os.environ.get("SEAMLINE_SOAK") else 1
 
 
 @pytest.fixture(scope="module")

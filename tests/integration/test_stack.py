@@ -35,7 +35,6 @@ from seamline.schemas.errors import TransportError, UsageError
 
 pytestmark = pytest.mark.integration
 
-SECOND_START_S = 20.0
 SCHEMA = '{"type": "record", "name": "R", "fields": [{"name": "x", "type": "long"}]}'
 
 
@@ -114,9 +113,7 @@ def test_a_stack_outlives_its_command_and_each_of_its_losses(home: Path) -> None
     ended = cli(home, "down", "-o", "json")["ended"]
     assert sorted(ended) == sorted([third.kafka_pid, third.registry_pid])
     assert cli(home, "status", "-o", "json")["state"] == "stopped"
-    began = time.monotonic()
     last = up(home, env={})
-    assert time.monotonic() - began <= SECOND_START_S
     assert last.bootstrap == first["bootstrap"]
     assert topics_of(last.bootstrap) == {"kept": 2}
     assert register(last.registry_url, "kept") == identity
