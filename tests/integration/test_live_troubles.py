@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from websockets.exceptions import ConnectionClosed
 
 from live_world import held_venue
 from seamline.connectors.kafka.admin import Admin
+from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.live import LiveConnector, LiveSettings
-from seamline.connectors.live_records import DeliveryError, compile_codec
+from seamline.connectors.live_records import DeliveryError, columns_of, compile_codec, landed
 from seamline.connectors.live_socket import LinkSettings
 from seamline.connectors.venues.binance import BinanceEndpoints
 from seamline.connectors.venues.simulator import VenueSimulator
 from seamline.connectors.world import World
+from seamline.schemas.codec import encode_bars
 from seamline.schemas.errors import ContractError
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
@@ -33,6 +36,7 @@ from seamline.schemas.topics import (
     HEADER_SOURCE,
     topic_name,
 )
+from seamline.streams.kernel.feed import FeedBar
 from seamline.streams.kernel.socket_rota import RotaRules
 from venue_world import (
     MIN_NS,
@@ -182,6 +186,21 @@ def test_a_start_without_topics_says_which_and_what_to_do(world: World) -> None:
                 await live.run(SYMBOLS, asyncio.Event())
 
     run(test())
+
+
+def test_nothing_goes_on_from_a_bar_that_cannot_have_closed(world: World) -> None:
+    """Whoever wrote it to `live`: the feed would wait for what comes after it."""
+    preset = fresh_preset(world)
+    schema_id = registered(world, preset)["bar"]
+    symbol, cells = SYMBOLS[0], (0, 1, 500_000)
+    bar = FeedBar(0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1, -1, -1, 0, 0)
+    bars = [replace(bar, open_time_ns=START_NS + cell * MIN_NS) for cell in cells]
+    producer = IdempotentProducer(world.cluster)
+    for value in encode_bars([symbol] * len(bars), columns_of(bars), schema_id):
+        producer.send(topic_name(preset.id, "live"), symbol.encode(), value)
+    producer.close(60)
+    found = landed(world.cluster, preset, SYMBOLS, schema_id, 10, START_NS + 2 * MIN_NS)
+    assert [b.open_time_ns for b in found.bars[symbol]] == [b.open_time_ns for b in bars[:2]]
 
 
 def test_a_start_that_waits_for_the_venue_can_be_ended(world: World) -> None:
