@@ -108,6 +108,10 @@ class CopyFactory:
     def series(self) -> Sequence[tuple[str, str]]:
         return [(topic_name(self._preset_id, role) + "-value", "canary") for role in ROLES]
 
+    def outputs(self) -> Sequence[str]:
+        roles = ("conformed", "quarantine", "positions")
+        return [topic_name(self._preset_id, role) for role in roles]
+
     def rebuild(self, reader: PartitionReader) -> CopyMachine:
         position: dict[str, int] = dict.fromkeys(ROLES, 0)
         for key, value, _ in reader.latest(topic_name(self._preset_id, "positions")):

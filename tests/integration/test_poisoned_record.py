@@ -79,6 +79,9 @@ class TrippingFactory:
     def series(self) -> Sequence[tuple[str, str]]:
         return self._factory.series()
 
+    def outputs(self) -> Sequence[str]:
+        return self._factory.outputs()
+
     def rebuild(self, reader: PartitionReader) -> Machine:
         return Tripping(self._factory.rebuild(reader), self)
 

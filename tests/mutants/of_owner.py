@@ -18,10 +18,14 @@ MUTANTS: Final = (
         "read-back-before-the-fence",
         "streams.apps.tenure:Tenure.__init__",
         "            self._producer.init(INIT_TIMEOUT_S)  # 2\n"
+        "            self.completed = complete_open(  # 3\n"
+        "                self._producer, cluster, admin, place.partition, factory.outputs()\n"
+        "            )\n"
         "            self._reader = LogReader(cluster, place.partition, admin)\n"
-        "            self._machine = factory.rebuild(self._reader)  # 3\n",
+        "            self._machine = factory.rebuild(self._reader)  # 4\n",
+        "            self.completed = None\n"
         "            self._reader = LogReader(cluster, place.partition, admin)\n"
-        "            self._machine = factory.rebuild(self._reader)  # 3\n"
+        "            self._machine = factory.rebuild(self._reader)  # 4\n"
         "            self._producer.init(INIT_TIMEOUT_S)  # 2\n",
         "What the former owner commits meanwhile is decided and written a second time.",
         (f"{GUARDS}::test_the_former_owner_is_fenced_before_anything_is_read_back",),

@@ -33,6 +33,7 @@ ROW_KINDS: Final = (
 LANDING: Final = ("live", "backfill")
 OWNER_STATES: Final = ("taking", "restarting", "running", "waiting")
 TROUBLES: Final = ("broken", "failed", "fenced")
+FATES: Final = ("abort", "commit")
 COMMIT_BUCKETS: Final = (
     *(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
     *(2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0),
@@ -92,6 +93,11 @@ class Metrics:
             "Ends of a run: a broken chain, a failure, a fence by another owner",
             *("preset", "kind"),
         )
+        self.completed_open = counter(
+            "seamline_worker_completed_open_total",
+            "Transactions that a killed broker left open and the next owner completed",
+            *("preset", "fate"),
+        )
         self.lag = gauge(
             "seamline_worker_lag_rows",
             "Landed offsets that no committed position covers",
@@ -121,6 +127,8 @@ class Metrics:
             self.rows.labels(preset_id, kind)
         for kind in TROUBLES:
             self.troubles.labels(preset_id, kind)
+        for fate in FATES:
+            self.completed_open.labels(preset_id, fate)
         # Of all reasons the one that means a fault of this program.
         self.quarantined.labels(preset_id, "poisoned")
         for counter in (self.seals, self.transactions, self.takes, self.commit_seconds):

@@ -1,9 +1,10 @@
 """How committed records are read: a tail without a group, ranges up to a fence, single records.
 
 Decides: the consumers' settings, and when a fence is reached: the start was at it, or the position
-or the end that the broker reported has come to it. Invariants: read_committed always; no group and
-no committed offset decides anything; a start that is no longer retained raises, it never skips;
-every batch and queue is bounded. Must not know: what the records mean.
+or the end that the broker reported has come to it. Invariants: read_committed, but for settings
+that ask for evidence; no group and no committed offset decides anything; a start that is no longer
+retained raises, it never skips; every batch and queue is bounded. Must not know: what the records
+mean.
 
 Offsets are not dense: transaction markers and compaction leave holes. Nothing here counts them.
 """
@@ -59,15 +60,19 @@ class ReaderSettings:
     partition_fetch_bytes: int = 8_388_608
     # How long the broker holds an empty answer: a partition's end is known only after it.
     fetch_wait_ms: int = 100
+    # Everything that lies there, open and aborted records too: evidence, never data.
+    uncommitted: bool = False
 
 
 RANGE_SETTINGS: Final = ReaderSettings(fetch_wait_ms=10)
+UNCOMMITTED: Final = ReaderSettings(fetch_wait_ms=10, uncommitted=True)
 POINT_SETTINGS: Final = ReaderSettings(
     queue_kbytes=2_048, queue_messages_min=1, partition_fetch_bytes=1_048_576, fetch_wait_ms=20
 )
 
 
 def consumer_config(cluster: Cluster, settings: ReaderSettings) -> dict[str, Any]:
+    evidence = {"isolation.level": "read_uncommitted"} if settings.uncommitted else {}
     return {
         **quiet_config(cluster),
         # The client demands a name; nothing is joined or committed under it.
@@ -84,6 +89,7 @@ def consumer_config(cluster: Cluster, settings: ReaderSettings) -> dict[str, Any
         "max.partition.fetch.bytes": settings.partition_fetch_bytes,
         "queued.min.messages": settings.queue_messages_min,
         "queued.max.messages.kbytes": settings.queue_kbytes,
+        **evidence,
     }
 
 

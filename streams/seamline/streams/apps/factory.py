@@ -35,6 +35,7 @@ from seamline.streams.kernel.machine import PartitionMachine
 from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
 from seamline.streams.kernel.protocol import ROLES, MachineFactory, PartitionReader
 from seamline.streams.kernel.rebuild import Setting, rebuild
+from seamline.streams.kernel.stage import OUTPUTS
 from seamline.streams.kernel.validate import CANARY, STRICT
 
 IDS_KNOWN_MAX = 10_000
@@ -118,6 +119,12 @@ class OhlcvFactory:
 
         expected = calendar(preset.calendar)
         self._setting = Setting(preset, derived, ids, resolve, mode, owner, open_index, expected)
+
+    def outputs(self) -> Sequence[str]:
+        setting = self._setting
+        levels = (setting.preset, *setting.derived)
+        own = [topic_name(setting.preset.id, role) for role in ("quarantine", "positions")]
+        return [topic_name(level.id, role) for level in levels for role in OUTPUTS] + own
 
     def rebuild(self, reader: PartitionReader) -> PartitionMachine:
         return rebuild(self._setting, reader)

@@ -24,6 +24,7 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.schemas.errors import SeamlineError
 from seamline.streams.apps.blocking import BlockingThread
+from seamline.streams.apps.lost_markers import Completed
 from seamline.streams.apps.tenure import Done, Place, Tenure, UndecidedError
 from seamline.streams.kernel.chunk import Chunk
 from seamline.streams.kernel.inbox import BYTES_MAX, CHUNKS_MAX, Budget, Inbox, Verdict
@@ -95,6 +96,7 @@ class Observer(Protocol):
     def entered(self, place: Place, state: State, event: Event, cause: str) -> None: ...
     def stepped(self, place: Place, role: Role | None, records: int, done: Done) -> None: ...
     def lost(self, place: Place, role: Role, position: int, first: int) -> None: ...
+    def completed(self, place: Place, completed: Completed) -> None: ...
 
 
 class Closed(Exception):  # noqa: N818
@@ -246,6 +248,8 @@ class Owner:
 
         tenure = self._tenure = await self._blocking(take)
         self.position, self.frontier_ns = tenure.position, tenure.frontier_ns
+        if tenure.completed is not None:
+            self._observer.completed(self.place, tenure.completed)
         return Event.TAKEN
 
     async def _restart(self) -> Event:

@@ -27,6 +27,7 @@ from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import topic_name
 from seamline.streams.apps import lane
+from seamline.streams.apps.lost_markers import Completed
 from seamline.streams.apps.owner import Owner, OwnerSettings
 from seamline.streams.apps.tenure import Done, Place
 from seamline.streams.kernel.chunk import Chunk
@@ -229,6 +230,9 @@ class PresetApp:
 
     def lost(self, place: Place, role: Role, position: int, first: int) -> None:
         self._metrics.expired.labels(place.preset_id, role).inc(first - position)
+
+    def completed(self, place: Place, completed: Completed) -> None:
+        self._metrics.completed_open.labels(place.preset_id, completed.fate).inc()
 
 
 def credentials(cluster: Cluster) -> Any:

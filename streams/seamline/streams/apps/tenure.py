@@ -1,8 +1,9 @@
 """One tenure of a partition, from fencing the former owner to the first failure: the blocking side.
 
 Decides: the order of the calls to the broker. Taking: 1 a new producer, 2 `init` fences the former
-owner and settles its open transaction, 3 the machine is rebuilt from what is committed then. A
-step: 1 the machine decides, 2 begin, 3 the batches, 4 commit, 5 the machine learns the offsets.
+owner and settles its open transaction, 3 what a killed broker left open all the same is completed,
+4 the machine is rebuilt from what is committed then. A step: 1 the machine decides, 2 begin, 3 the
+batches, 4 commit, 5 the machine learns the offsets.
 
 Invariants: a step's outputs and its position are one transaction; after any error the tenure is
 closed and never used again; every wait has a limit. All calls come from the owner's one thread.
@@ -21,6 +22,7 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.schemas.errors import ContractError, TransportError
+from seamline.streams.apps.lost_markers import complete_open
 from seamline.streams.kernel.protocol import ROLES, Machine, MachineFactory, Record, Role, Step
 
 INIT_TIMEOUT_S: Final = 30.0
@@ -89,8 +91,11 @@ class Tenure:
         self._machine: Machine | None = None
         try:
             self._producer.init(INIT_TIMEOUT_S)  # 2
+            self.completed = complete_open(  # 3
+                self._producer, cluster, admin, place.partition, factory.outputs()
+            )
             self._reader = LogReader(cluster, place.partition, admin)
-            self._machine = factory.rebuild(self._reader)  # 3
+            self._machine = factory.rebuild(self._reader)  # 4
         except BaseException:
             self.close()
             raise

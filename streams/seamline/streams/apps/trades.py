@@ -244,6 +244,9 @@ class TradesFactory:
             for mode in (CANARY, STRICT)
         ]
 
+    def outputs(self) -> Sequence[str]:
+        return [topic_name(self.preset.id, role) for role in ("quarantine", "positions")]
+
     def rebuild(self, reader: PartitionReader) -> TradesMachine:
         found = reader.latest(topic_name(self.preset.id, "positions"))
         last = decode_record("position", found[-1][1]) if found else {}

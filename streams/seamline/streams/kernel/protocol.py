@@ -190,6 +190,10 @@ class MachineFactory(Protocol):
         """Every `(subject, mode)` that `Step.failures` can name: their counters start at 0."""
         ...
 
+    def outputs(self) -> Sequence[str]:
+        """Every topic that a step may write to, `positions` among them."""
+        ...
+
     def rebuild(self, reader: PartitionReader) -> Machine:
         """A machine for `reader.partition` as the log has it. Called in the owner's thread.
 

@@ -77,6 +77,8 @@ from seamline.streams.kernel.seal import (
     write_seal,
 )
 
+# Of each level, in the order in which they are written.
+OUTPUTS: Final = ("conformed", "storage", "superseded", "gaps", "reports", "seals")
 # Slots asked for at once: fewer, larger growths.
 SLOTS_STEP: Final = 64
 ROOM_ROWS: Final = 2_048
@@ -528,7 +530,7 @@ class Stage:
                     want=outputs[role].want,
                 ),
             )
-            for role in ("conformed", "storage", "superseded", "gaps", "reports", "seals")
+            for role in OUTPUTS
             if role in outputs
         ]
 
