@@ -68,7 +68,9 @@ async def _leave_open(
     commit: bool,
 ) -> None:
     producer = AIOKafkaProducer(
-        bootstrap_servers=cluster.bootstrap, transactional_id=transactional_id
+        bootstrap_servers=cluster.bootstrap,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=10_000,
     )
     await producer.start()
     try:

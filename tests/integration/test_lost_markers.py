@@ -18,12 +18,14 @@ from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.kafka.reader import Message, read_range
 from seamline.connectors.world import World
+from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.topics import parse_topic
-from seamline.streams.apps.factory import make_factory
+from seamline.streams.apps.factory import OhlcvFactory
 from seamline.streams.apps.tenure import Place, Tenure
 from seamline.streams.kernel.lost_markers import Fate
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.protocol import ROLES, MachineFactory
+from seamline.streams.kernel.validate import CANARY
 
 ROWS = 37 * 300  # of each step: 300 minutes of each of 37 symbols, more than a block
 DERIVED = ("5m",)
@@ -58,8 +60,15 @@ class Plane:
         self.admin = Admin(self.cluster)
         topics = {role: fresh.topic(role) for role in ROLES}
         self.place = Place(fresh.preset.id, 0, topics)
-        self.factory: MachineFactory = make_factory(
-            fresh.preset, fresh.derived, fresh.world, directory
+        schemas = {number: SCHEMAS[name] for name, number in fresh.ids.items()}
+        self.factory: MachineFactory = OhlcvFactory(
+            preset=fresh.preset,
+            derived=fresh.derived,
+            ids=fresh.ids,
+            resolve=schemas.get,
+            mode=CANARY,
+            owner="test",
+            directory=directory,
         )
         self._bars = Bars(fresh.ids)
 
@@ -95,6 +104,7 @@ class Plane:
 
     def leave_open(self, roles: Sequence[str], *, commit: bool) -> None:
         """The owner's next step, as its coordinator ends it and its markers get lost."""
+        self.take().close()  # its `init` waits for the markers of the step before
         reader = LogReader(self.cluster, 0, self.admin)
         machine = self.factory.rebuild(reader)
         at = machine.position["live"]
