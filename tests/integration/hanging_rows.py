@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -67,7 +68,7 @@ async def _leave_open(
     unmarked: Collection[str],
     commit: bool,
 ) -> None:
-    producer = AIOKafkaProducer(
+    producer: Any = AIOKafkaProducer(
         bootstrap_servers=cluster.bootstrap,
         transactional_id=transactional_id,
         transaction_timeout_ms=10_000,
