@@ -68,7 +68,8 @@ async def _leave_open(
     unmarked: Collection[str],
     commit: bool,
 ) -> None:
-    producer: Any = AIOKafkaProducer(
+    make: Any = AIOKafkaProducer  # untyped
+    producer = make(
         bootstrap_servers=cluster.bootstrap,
         transactional_id=transactional_id,
         transaction_timeout_ms=10_000,
