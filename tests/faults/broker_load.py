@@ -24,6 +24,7 @@ from faults.case import Ground, Outcome
 from faults.series import Id, read_out
 from preset_making import FreshPreset, make_preset
 from seamline.connectors.kafka.admin import Admin
+from seamline.connectors.kafka.faults import FencedError
 from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
 from seamline.connectors.kafka.reader import read_range
 from seamline.schemas.errors import TransportError
@@ -91,7 +92,9 @@ class Feeder(threading.Thread):
 
     def _trouble(self, error: TransportError, deadline: float) -> None:
         self.troubles[str(error.fields.get("code"))] += 1
-        if not error.retriable or time.monotonic() >= deadline:
+        # Nobody else has the id: a coordinator that came back ended the transaction by its timeout.
+        again = error.retriable or isinstance(error, FencedError)
+        if not again or time.monotonic() >= deadline:
             raise error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,9 @@ CASES = {
     "the log of an abort": (("conformed", "storage"), False, Fate.ABORT),
     "the position of an abort": (("positions",), False, Fate.ABORT),
 }
+# One of each kind of evidence; `SEAMLINE_SOAK=1` runs them all.
+SHORT = ("the log", "the position", "everything")
+RUN = tuple(CASES) if os.environ.get("SEAMLINE_SOAK") else SHORT
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,7 +126,7 @@ class Plane:
         assert len(found) <= landed + 1
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", RUN)
 def test_what_lacks_its_marker_is_completed_and_nothing_is_lost_or_twice(
     name: str, fresh_preset: MakePreset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
