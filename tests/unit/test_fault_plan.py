@@ -165,12 +165,14 @@ def test_a_wrong_symbol_is_unlisted_listed_or_inside_only() -> None:
         assert isinstance(frame, KlineFrame | TradeFrame | Malformed)
         return frame.reason if isinstance(frame, Malformed) else frame.venue_symbol
 
+    assert said(KLINE_TEXT, "unlisted") == UNLISTED
+    assert said(KLINE_TEXT, "listed") == "ETHUSDT"
+    assert said(KLINE_TEXT, "listed", ()) == UNLISTED
+    assert said(KLINE_TEXT, "inner") == "bad_s"
+    # In an envelope the stream still says whose it is.
     enveloped = f'{{"stream":"btcusdt@kline_1m","data":{KLINE_TEXT}}}'
-    for text in (KLINE_TEXT, enveloped):
-        assert said(text, "unlisted") == UNLISTED
-        assert said(text, "listed") == "ETHUSDT"
-        assert said(text, "listed", ()) == UNLISTED
-        assert said(text, "inner") == "bad_s"
+    assert said(enveloped, "unlisted") == said(enveloped, "listed") == "bad_stream"
+    assert said(enveloped, "inner") == "bad_s"
     assert said(TRADE_TEXT, "inner") == "ETHUSDT"
     texts = {wrong_symbol(KLINE_TEXT, ("ETHUSDT",), "any", chance) for chance in range(64)}
     assert len(texts) == 3
