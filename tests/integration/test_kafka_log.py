@@ -322,11 +322,11 @@ def test_a_range_over_a_compacted_topic_with_holes(
         read = [m for batch in read_range(world.cluster, {tp: 0}, fence) for m in batch]
         newest = {m.key: m.value for m in read}
         assert set(newest) <= {b"a", b"b"}
-        if len(read) < 2 * (rounds - 1):  # the cleaner has been: offsets are not dense
+        # The cleaner has been, as far as the first record: offsets are not dense.
+        if len(read) < 2 * (rounds - 1) and read[0].offset > 0:
             break
         assert time.monotonic() < deadline, "the broker never compacted"
     assert begin_offsets(world.cluster, [tp])[tp] == 0  # says nothing about the first record
-    assert read[0].offset > 0
     with pytest.raises(ContractError, match="no committed record"):
         read_one(world.cluster, topic, 0, 0)
     last = read[-1]

@@ -60,21 +60,17 @@ def test_a_reader_slower_than_retention_is_told_and_goes_on_from_its_position(
         plane.writer.commit()
         plane.truncate("conformed", A, seal.conformed_offset)
         with pytest.raises(SeamBroken) as raised:
-            past += [next(stream), next(stream)]
+            for event in stream:  # what storage tells of it may come first
+                past.append(event)
         position = stream.position
     broken = raised.value
     assert broken.cause == "retention_passed_reader"
-    [gap] = broken.missing
-    assert (gap.symbol, gap.start_ns, gap.bars, gap.cause) == (
-        A,
-        START + 20 * MINUTE,
-        20,
-        "retention",
-    )
+    assert all((gap.symbol, gap.cause) == (A, "retention") for gap in broken.missing)
+    assert broken.missing or max(cells(past)) == 39
     assert broken.command is not None
     assert broken.command.startswith(f"seamline read {plane.preset.id} --symbols {A}")
     rest = plane.history(resume=position)
-    assert isinstance(rest[0], Revision)
+    assert sum(isinstance(event, Revision) for event in past + rest) == 1
     assert cells(past + rest) == list(range(40))
 
 

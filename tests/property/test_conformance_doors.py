@@ -135,8 +135,17 @@ def test_what_came_out_conforms(run: Run) -> None:
             assert again.table[name].values.tobytes() == column.values.tobytes()
         assert repr(again.table[name].cells()) == repr(column.cells())
     gaps = first.report.findings.get("gap")
-    if gaps is not None:
+    # A symbol of which nothing was kept (all off the grid) is missing in the first report alone.
+    if gaps is not None and symbols_of(first.table) == symbols_of(run.table):
         assert np.array_equal(gaps.ranges, again.report.findings["gap"].ranges)
+
+
+def symbols_of(table: Table) -> set[str]:
+    return (
+        set(map(str, table["symbol"].cells()))
+        if "symbol" in table.columns
+        else {str(table.rows > 0)}
+    )
 
 
 def test_the_random_tables_reach_the_columns_door() -> None:

@@ -269,6 +269,15 @@ def test_every_small_record_is_fuzzed() -> None:
     assert RECORDS.keys() == set(SMALL)
 
 
+def test_a_number_of_more_than_32_bits_is_no_int() -> None:
+    start = SEEDS["position"][0][:5]
+    number = b"\x80\x80\x80\x80\x80\x80\x80\x80\x01"
+    rest = b"\x0e\x80\x80\x80\x80\x80@\x02\x80\xc0\xb8\x84\xfab"
+    rest += b"\x80\x80\xb4\xd9\xb2\x89\x85\x06\x02a\x00\x12"
+    with pytest.raises(ContractError, match="bad_number"):
+        decode_record("position", start + number + rest)
+
+
 def test_a_number_of_more_than_64_bits_does_not_run_over() -> None:
     value = SEEDS["trade"][0]
     at = value.index(avro_peer.varint(5))

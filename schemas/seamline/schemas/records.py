@@ -24,6 +24,7 @@ from seamline.schemas.times import NS_PER_MS, NS_PER_US
 from seamline.schemas.wire import FRAME_BYTES, frame, whole_one
 
 INT64_MAX: Final = 2**63 - 1
+INT32: Final = 2**31
 _UNITS: Final = {"timestamp-millis": NS_PER_MS, "timestamp-micros": NS_PER_US}
 # A clock reading: what the wire cannot hold is cut, not refused.
 _CUT: Final = "received_time_ns"
@@ -32,11 +33,12 @@ _CUT: Final = "received_time_ns"
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """A record's parsed schema without logical types, and its fields: inside name -> (wire name,
-    nanoseconds per unit, or 0 for what is not a time)."""
+    nanoseconds per unit, or 0 for what is not a time). `ints`: names on the wire of 32 bits."""
 
     parsed: Any
     fields: Mapping[str, tuple[str, int]]
     defaults: Mapping[str, Any]
+    ints: tuple[str, ...]
 
 
 def encode_record(name: str, record: Mapping[str, Any], schema_id: int) -> bytes:
@@ -81,8 +83,10 @@ def decode_record(name: str, value: bytes) -> dict[str, Any]:
         raise _refused(name, value, "undecodable") from error
     if stream.tell() != len(value):
         raise _refused(name, value, "trailing_bytes")
-    # fastavro lets a number of more than 64 bits run over; what it read must be what is there.
-    if _written(shape, wire) != value[FRAME_BYTES:]:
+    # fastavro lets a number of more than 64 bits run over, and one of more than 32 pass as an int;
+    # what it read must be what is there.
+    ints = (wire[field] for field in shape.ints)
+    if _written(shape, wire) != value[FRAME_BYTES:] or any(not -INT32 <= n < INT32 for n in ints):
         raise _refused(name, value, "bad_number")
     inside = {field: _to_ns(wire[on_wire], unit) for field, (on_wire, unit) in shape.fields.items()}
     for field, (_, unit) in shape.fields.items():
@@ -147,7 +151,8 @@ def _shape_of(text: str) -> _Shape:
         fields[inside] = (field["name"], unit)
         if "default" in field:
             defaults[inside] = field["default"]
-    return _Shape(fastavro.parse_schema(_plain(schema)), fields, defaults)
+    ints = tuple(field["name"] for field in schema["fields"] if field["type"] == "int")
+    return _Shape(fastavro.parse_schema(_plain(schema)), fields, defaults, ints)
 
 
 _SHAPES: Final[Mapping[str, _Shape]] = {
