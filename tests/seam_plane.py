@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from seamline.connectors.world import World
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time
 from seamline.schemas.topics import partition_of, topic_name
-from seamline.sdk import Event, SeamStream, stitch
+from seamline.sdk import CaughtUp, Event, SeamStream, stitch
 
 A, B, C = "BTC/USDT", "ETH/USDT", "SOL/USDT"
 
@@ -73,3 +74,13 @@ def rewrite(plane: Plane, role: str, salt: int, **change: object) -> None:
         changed.append(replace(record, payload=payload))
     plane.writer.pending = changed
     plane.writer.commit()
+
+
+def until_caught_up(stream: Iterator[Event] | SeamStream) -> list[Event]:
+    """The events of a history, its certificate last."""
+    events = []
+    for event in stream:
+        events.append(event)
+        if isinstance(event, CaughtUp):
+            return events
+    raise AssertionError("the stream ended before it caught up")

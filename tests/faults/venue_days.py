@@ -26,9 +26,9 @@ from e2e.workers import WorkerProcess, await_that, tail
 from faults.bars import OWNS, worker_process
 from faults.case import Ground, Outcome
 from faults.comparison import Contents, Key, compare_bars, contents, shown
+from held_clock import HeldClock
 from preset_making import FreshPreset, make_presets
 from seamline.connectors.venues.market import MINUTE_MS
-from seamline.connectors.venues.simulated_clock import RunningClock
 from seamline.connectors.venues.simulated_market import MarketSettings
 from seamline.connectors.venues.simulator import UNTIL_GRACE_NS, SimulatorConfig, VenueSimulator
 from seamline.connectors.venues.venue_faults import parse_faults
@@ -77,35 +77,6 @@ class Weather:
     session_minutes: int = 1_440
 
 
-class HeldClock:
-    """Stands at `start_ns` until `release`, then runs."""
-
-    def __init__(self, start_ns: int, speed: float, until_ns: int) -> None:
-        self._made = start_ns, speed, until_ns
-        self._start_ns = start_ns
-        self._running: RunningClock | None = None
-        self._poked = asyncio.Event()
-
-    def release(self) -> None:
-        self._running = RunningClock(*self._made)
-        self.poke()
-
-    def now_ns(self) -> int:
-        return self._start_ns if self._running is None else self._running.now_ns()
-
-    async def wait_until(self, time_ns: int) -> None:
-        if self._running is not None:
-            await self._running.wait_until(time_ns)
-        elif time_ns > self._start_ns:
-            await self._poked.wait()
-            self._poked.clear()
-
-    def poke(self) -> None:
-        self._poked.set()
-        if self._running is not None:
-            self._running.poke()
-
-
 class Venues:
     """Simulators in a loop of their own thread."""
 
@@ -123,7 +94,7 @@ class Venues:
 
     def release(self, clocks: Sequence[HeldClock]) -> None:
         for clock in clocks:
-            self._loop.call_soon_threadsafe(clock.release)
+            self._loop.call_soon_threadsafe(clock.go)
 
     def close(self) -> None:
         """Raises what broke a feed, if something did."""

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from held_clock import HeldClock
 from live_world import (
     FAST,
-    HeldClock,
     connector,
     feed,
     held_venue,

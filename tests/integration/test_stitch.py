@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from log_writer import MINUTE, START, content
-from seam_plane import A, B, C, Plane, rewrite
+from seam_plane import A, B, C, Plane, rewrite, until_caught_up
 from seamline.connectors.world import World
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.sdk import (
@@ -38,15 +38,6 @@ def cells(events: list[Event]) -> list[tuple[str, int]]:
 
 def take(stream: Iterator[Event], count: int) -> list[Event]:
     return [next(stream) for _ in range(count)]
-
-
-def until_caught_up(stream: Iterator[Event]) -> list[Event]:
-    events = []
-    for event in stream:
-        events.append(event)
-        if isinstance(event, CaughtUp):
-            return events
-    raise AssertionError("the stream ended before it caught up")
 
 
 def until_late(stream: Iterator[Event], bars: int) -> list[Event]:

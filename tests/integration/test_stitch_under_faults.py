@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from e2e.workers import await_that
 from log_writer import MINUTE, START
-from seam_plane import A, Plane
+from seam_plane import A, Plane, until_caught_up
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.world import World
 from seamline.schemas.errors import TransportError
-from seamline.sdk import Bar, CaughtUp, Event, LateBar, Revision, SeamBroken, SeamStream
+from seamline.sdk import Bar, Event, LateBar, Revision, SeamBroken
 from seamline.sdk.cli.main import app
 
 SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
@@ -30,15 +30,6 @@ def plane(world: World) -> Iterator[Plane]:
     made = Plane(world)
     yield made
     made.sink.close()
-
-
-def until_caught_up(stream: SeamStream) -> list[Event]:
-    events = []
-    for event in stream:
-        events.append(event)
-        if isinstance(event, CaughtUp):
-            return events
-    raise AssertionError("the stream ended before it caught up")
 
 
 def cells(events: list[Event]) -> list[int]:

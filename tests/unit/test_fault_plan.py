@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fault_frames import MIN, START_MS, minute, plan
 from seamline.connectors.venues.binance_parse import KlineFrame, Malformed, TradeFrame, parse_frame
 from seamline.connectors.venues.binance_shapes import kline_event, trade_event
 from seamline.connectors.venues.binance_stream import StreamRules
-from seamline.connectors.venues.fault_plan import Fate, FaultPlan, Frame, Happening, RequestFate
+from seamline.connectors.venues.fault_plan import Fate, FaultPlan, Happening, RequestFate
 from seamline.connectors.venues.faulty_frames import (
     UNLISTED,
     malformed,
@@ -20,19 +19,7 @@ from seamline.connectors.venues.faulty_frames import (
 )
 from seamline.connectors.venues.market import Trade, empty_kline
 from seamline.connectors.venues.venue_events import dumped
-from seamline.connectors.venues.venue_faults import parse_faults
 
-START_MS = 1_767_225_600_000
-MIN = 60_000
-FRAME = Frame(
-    session=1,
-    number=1,
-    stream="btcusdt@kline_1m",
-    symbol="BTC/USDT",
-    event_ms=START_MS + MIN + 5,
-    open_ms=START_MS,
-    closed=True,
-)
 OF_FRAMES = (
     "lose-frames:p=0.5",
     "duplicate-frames:p=0.5",
@@ -47,16 +34,6 @@ KLINE_TEXT = dumped(kline_event("BTCUSDT", empty_kline(START_MS, "1.00000000"), 
 TRADE_TEXT = dumped(
     trade_event("BTCUSDT", Trade(7, START_MS, "1.00000000", "2.00000000", True), START_MS)
 )
-
-
-def plan(text: str, seed: int = 1) -> FaultPlan:
-    return FaultPlan(seed, parse_faults(text, start_ns=START_MS * 1_000_000))
-
-
-def minute(number: int, **changes: object) -> Frame:
-    open_ms = START_MS + number * MIN
-    frame = replace(FRAME, number=number + 1, open_ms=open_ms, event_ms=open_ms + MIN + 5)
-    return replace(frame, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", OF_FRAMES)

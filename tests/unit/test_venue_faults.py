@@ -6,36 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from fault_frames import FRAME, MIN, START_MS, minute, plan
 from seamline.connectors.venues.fault_plan import Fate, FaultPlan, Frame
 from seamline.connectors.venues.venue_faults import parse_faults
 from seamline.connectors.venues.weight_limit import WeightLimit, WeightRules
 from seamline.schemas.errors import UsageError
 
-START_MS = 1_767_225_600_000
-MIN = 60_000
-FRAME = Frame(
-    session=1,
-    number=1,
-    stream="btcusdt@kline_1m",
-    symbol="BTC/USDT",
-    event_ms=START_MS + MIN + 5,
-    open_ms=START_MS,
-    closed=True,
-)
-
-
-def plan(text: str, seed: int = 1) -> FaultPlan:
-    return FaultPlan(seed, parse_faults(text, start_ns=START_MS * 1_000_000))
-
 
 def fates(of: FaultPlan, frames: list[Frame]) -> list[Fate]:
     return [of.fate(frame)[0] for frame in frames]
-
-
-def minute(number: int, **changes: object) -> Frame:
-    open_ms = START_MS + number * MIN
-    frame = replace(FRAME, number=number + 1, open_ms=open_ms, event_ms=open_ms + MIN + 5)
-    return replace(frame, **changes)  # type: ignore[arg-type]
 
 
 def test_no_faults_no_harm() -> None:

@@ -42,12 +42,11 @@ from seamline.connectors.venues.binance import (
 from seamline.presets.sources import require_available
 from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
-from seamline.schemas.times import format_duration, format_time
+from seamline.schemas.times import DAY_NS, format_duration, format_time
 from seamline.streams.kernel.feed import BarFeed, FeedBar, FeedLimits
 from seamline.streams.kernel.settled_check import SettledCheck, SettledRules
 
 VENUE: Final = "binance"
-DAY_NS: Final = 86_400_000_000_000
 CLOSE_TIMEOUT_S: Final = 30.0
 # A landed bar may end so long after both clocks; the same slack as frames have.
 LATEST_NS: Final = 300_000_000_000

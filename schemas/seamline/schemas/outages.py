@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from seamline.schemas.errors import ContractError
+from seamline.schemas.times import INT64_MAX
 
 # [start, end) in ns; None: it goes on.
 Outage: TypeAlias = tuple[int, int | None]
 OUTAGES_MAX: Final = 16
 # Two numbers of 20 characters and their marks: no honest text is longer.
 _PAIR_BYTES_MAX: Final = 42
-_I64_MAX: Final = 2**63 - 1
 _PAIR: Final = re.compile(r"(0|-?[1-9][0-9]{0,18}):(-|0|-?[1-9][0-9]{0,18})", re.ASCII)
 
 
@@ -98,5 +98,5 @@ def _spans(value: bytes, spans_max: int) -> tuple[Outage, ...] | None:
 
 
 def _is_span(start_ns: int, end_ns: int | None) -> bool:
-    last_ns = _I64_MAX if end_ns is None else end_ns
-    return -_I64_MAX <= start_ns < last_ns <= _I64_MAX
+    last_ns = INT64_MAX if end_ns is None else end_ns
+    return -INT64_MAX <= start_ns < last_ns <= INT64_MAX

@@ -20,10 +20,9 @@ import fastavro
 
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.times import NS_PER_MS, NS_PER_US
+from seamline.schemas.times import INT64_MAX, NS_PER_MS, NS_PER_US
 from seamline.schemas.wire import FRAME_BYTES, frame, whole_one
 
-INT64_MAX: Final = 2**63 - 1
 INT32: Final = 2**31
 _UNITS: Final = {"timestamp-millis": NS_PER_MS, "timestamp-micros": NS_PER_US}
 # A clock reading: what the wire cannot hold is cut, not refused.

@@ -54,13 +54,7 @@ def kill_broker(
 
     Raises UsageError when it does not run.
     """
-    with _locked(directory, env) as (home, state):
-        process = _running(state, number, home).process
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
-        end(process, home, KILL_S)
-        write_state(home, state.with_broker(number, None))
-        return process.pid
+    return _end_broker(directory, number, env, at_once=True)
 
 
 def stop_broker(
@@ -70,12 +64,7 @@ def stop_broker(
 
     Raises UsageError when it does not run.
     """
-    with _locked(directory, env) as (home, state):
-        process = _running(state, number, home).process
-        assert process is not None
-        end(process, home, GRACE_S)
-        write_state(home, state.with_broker(number, None))
-        return process.pid
+    return _end_broker(directory, number, env, at_once=False)
 
 
 def start_broker(
@@ -153,6 +142,19 @@ def await_in_sync(bootstrap: str, brokers: int, timeout_s: float = IN_SYNC_S) ->
                 fix="Start the missing one: seamline up; its kafka.log tells why it lags",
             )
         time.sleep(IN_SYNC_CHECK_S)
+
+
+def _end_broker(
+    directory: Path | None, number: int, env: Mapping[str, str] | None, *, at_once: bool
+) -> int:
+    with _locked(directory, env) as (home, state):
+        process = _running(state, number, home).process
+        assert process is not None
+        if at_once:
+            os.kill(process.pid, signal.SIGKILL)
+        end(process, home, KILL_S if at_once else GRACE_S)
+        write_state(home, state.with_broker(number, None))
+        return process.pid
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamline.schemas.errors import UsageError
-from seamline.schemas.times import format_time, parse_duration
+from seamline.schemas.times import DAY_NS, format_time, parse_duration
 from seamline.sdk.cli.backfill import symbols_of
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, notices
 from seamline.sdk.cli.stack import DirOption
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 REST_VARIABLE = "SEAMLINE_BINANCE_REST_URL"
 WS_VARIABLE = "SEAMLINE_BINANCE_WS_URL"
 SOCKET_LIFE_MIN_NS = 60_000_000_000
-DAY_NS = 86_400_000_000_000
 
 
 def register(app: typer.Typer) -> None:
