@@ -71,4 +71,7 @@ class RandomActs:
             self.writer.gap(symbol, cell, None)
         for cell in missing - held:
             self.writer.gap(symbol, cell, cell + 1, "our_loss")
+        for cell in sorted(held & missing):  # causes change, and change back
+            if self.rng.random() < 0.3:
+                self.writer.gap(symbol, cell, cell + 1, self.rng.choice(("our_loss", "late")))
         self.gaps[symbol] = missing

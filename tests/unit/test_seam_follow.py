@@ -161,6 +161,17 @@ def test_the_ledger_settles_a_hole() -> None:
     assert scene.step() == [], "told once"
 
 
+def test_a_cause_that_comes_back_is_told_again() -> None:
+    scene = Scene()
+    scene.writer.bar(A, 14)
+    scene.step()
+    for cause in ("venue_outage", "late", "venue_outage"):
+        scene.writer.gap(A, 12, 14, cause)
+        [gap] = scene.step()
+        assert isinstance(gap, Gap)
+        assert gap.cause == cause
+
+
 def test_a_ledger_entry_of_a_silent_symbol_is_told_in_its_place() -> None:
     scene = Scene()
     scene.writer.gap(A, 12, 16, "no_trades")

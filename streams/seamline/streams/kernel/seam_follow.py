@@ -67,7 +67,8 @@ class _Symbol:
     spans: dict[int, Span] = field(default_factory=dict)
     rows: int = 0
     ledger: dict[int, GapFacts] = field(default_factory=dict)
-    told: dict[tuple[int, int, str, bool], None] = field(default_factory=dict)
+    # The last word on each span: a cause may change, and change back.
+    told: dict[tuple[int, int], tuple[str, bool]] = field(default_factory=dict)
     forgotten_before_ns: int | None = None
     forgotten_known_ns: int = 0
     ended: bool = False
@@ -103,7 +104,7 @@ class Follower:
             self._remember(symbol, bar)
         symbol.ledger = {gap.start_ns: gap for gap in part.settled.gaps}
         for gap in (*part.gaps, *part.open_gaps):
-            symbol.told[gap.start_ns, gap.end_ns, gap.cause, gap.provisional] = None
+            symbol.told[gap.start_ns, gap.end_ns] = (gap.cause, gap.provisional)
         symbol.ended = symbol.passed_ns >= self._request.stop_ns
         return symbol
 
@@ -273,10 +274,10 @@ class Follower:
         return events
 
     def _tell(self, known: _Symbol, gap: Gap, now_ns: int) -> Iterator[Gap]:
-        key = (gap.start_ns, gap.end_ns, gap.cause, gap.provisional)
-        if key in known.told:
+        span, word = (gap.start_ns, gap.end_ns), (gap.cause, gap.provisional)
+        if known.told.get(span) == word:
             return
-        known.told[key] = None
+        known.told[span] = word
         if len(known.told) > TOLD_GAPS_MAX:
             del known.told[next(iter(known.told))]
         if not gap.provisional and gap.cause != NO_TRADES:

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.times import INT64_MAX
+from seamline.streams.kernel.seam_events import Gap
 from seamline.streams.kernel.seam_nulls import RUNS_MAX, Run
 
 FORMAT: Final = 1
@@ -62,6 +63,11 @@ class Segment:
     known_ns: Mapping[int, int]
     rows: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
     gaps: Mapping[str, tuple[TellGap, ...]] = field(default_factory=dict)
+
+
+def overlaps(told: TellGap, gap: Gap) -> bool:
+    """Whether one speaks of cells that the other speaks of."""
+    return told[0] < gap.end_ns and gap.start_ns < told[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from seamline.streams.kernel.seam_events import (
     SeamBroken,
     bars_of,
 )
-from seamline.streams.kernel.seam_position import Position, Segment
+from seamline.streams.kernel.seam_position import Position, Segment, overlaps
 
 TOLD: Final = 0
 BAR: Final = 1
@@ -158,10 +158,14 @@ class _Account:
         of = next((one for one in segments if self._inside(one, start).all()), segments[-1])
         if (gap.known_time_ns or 0) <= of.known_ns.get(self.partition, BEFORE_ALL):
             return True
-        listed = (told for one in segments for told in one.gaps.get(self.symbol, ()))
-        return any(
-            a <= gap.start_ns and gap.end_ns <= b and cause == gap.cause for a, b, cause in listed
-        )
+        for segment in segments:  # the last word first
+            words = [word for word in segment.gaps.get(self.symbol, ()) if overlaps(word, gap)]
+            if words:
+                return any(
+                    a <= gap.start_ns and gap.end_ns <= b and cause == gap.cause
+                    for a, b, cause in words
+                )
+        return False
 
     def _inside(self, segment: Segment, times: I8) -> Bool:
         if segment.place is None:

@@ -31,6 +31,7 @@ from seamline.streams.kernel.seam_position import (
     Segment,
     TellGap,
     Version,
+    overlaps,
 )
 
 K = TypeVar("K")
@@ -171,7 +172,7 @@ class Told:
         if isinstance(event, Gap):
             _raise(live.passed_ns, event.symbol, event.end_ns)
             if event.known_time_ns is not None:
-                live.gaps.setdefault(event.symbol, {})[_key(event)] = event.known_time_ns
+                live.gaps[event.symbol] = _with(live.gaps.get(event.symbol, {}), event)
             return
         if isinstance(event, CaughtUp):
             return
@@ -300,6 +301,12 @@ class Told:
 
 def _key(gap: Gap) -> TellGap:
     return gap.start_ns, gap.end_ns, gap.cause
+
+
+def _with(told: Mapping[TellGap, int], gap: Gap) -> dict[TellGap, int]:
+    """The last words on each span, now that `gap` was told: a cause may change, and change back."""
+    apart = {key: time for key, time in told.items() if not overlaps(key, gap)}
+    return {**apart, _key(gap): gap.known_time_ns or 0}
 
 
 def _most(found: Mapping[str, Sequence[object]]) -> int:
