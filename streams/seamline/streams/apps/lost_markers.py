@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 MARKERS_S: Final = 5.0
 CHECK_S: Final = 0.05
+# Any end of an owner's transaction.
 COMMIT_TIMEOUT_S: Final = 15.0
 # How far back a topic is read for evidence. What is looked for is the newest of it.
 TAIL_OFFSETS: Final = 500

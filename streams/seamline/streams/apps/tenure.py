@@ -22,11 +22,10 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.partition_reader import LogReader
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.schemas.errors import ContractError, TransportError
-from seamline.streams.apps.lost_markers import complete_open
+from seamline.streams.apps.lost_markers import COMMIT_TIMEOUT_S, complete_open
 from seamline.streams.kernel.protocol import ROLES, Machine, MachineFactory, Record, Role, Step
 
 INIT_TIMEOUT_S: Final = 30.0
-COMMIT_TIMEOUT_S: Final = 15.0
 # Raised inside a machine, these say nothing of the records that it was given.
 NOT_OF_THE_RECORDS: Final = (TransportError, OSError, MemoryError)
 
