@@ -19,7 +19,8 @@ class Consumer:
         if isinstance(event, CaughtUp):
             return
         if isinstance(event, Gap):
-            words = [gap for gap in self.gaps if self._one_span(gap, event)]
+            span = (event.symbol, event.start_ns, event.end_ns)
+            words = [g for g in self.gaps if (g.symbol, g.start_ns, g.end_ns) == span]
             assert event not in words[-1:], f"told twice: {event}"
             self.gaps.append(event)
         elif isinstance(event, Bar):
@@ -36,11 +37,6 @@ class Consumer:
             assert held.content == event.previous.content != event.bar.content
             assert held.revision <= event.bar.revision
             self.bars[where] = event.bar
-
-    @staticmethod
-    def _one_span(gap: Gap, other: Gap) -> bool:
-        spans = [(each.symbol, each.start_ns, each.end_ns) for each in (gap, other)]
-        return spans[0] == spans[1]
 
     def _passed(self, bar: Bar) -> bool:
         told = [gap.end_ns for gap in self.gaps if gap.symbol == bar.symbol]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ FIRST_S = 400.0
 ASK_S = 30.0
 
 
-class Feeder(threading.Thread):
+class Feeder(threading.Thread, ABC):
     """Sends a minute of every symbol every BATCH_EVERY_S until told to stop."""
 
     def __init__(self, role: str, fresh: FreshPreset, bars: Bars) -> None:
@@ -84,11 +85,11 @@ class Feeder(threading.Thread):
             self.ending.wait(max(0.0, began + minute * BATCH_EVERY_S - time.monotonic()))
         self._close()
 
-    def _send(self, numbers: Sequence[int]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send(self, numbers: Sequence[int]) -> None: ...
 
-    def _close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _close(self) -> None: ...
 
     def _trouble(self, error: TransportError, deadline: float) -> None:
         self.troubles[str(error.fields.get("code"))] += 1

@@ -58,40 +58,34 @@ def leave_open(
 ) -> None:
     """One transaction of `batches` in partition 0, over for its coordinator; the topics of
     `unmarked` get no marker."""
-    asyncio.run(_leave_open(cluster, transactional_id, batches, unmarked, commit))
 
+    async def leave() -> None:
+        make: Any = AIOKafkaProducer  # untyped
+        producer = make(
+            bootstrap_servers=cluster.bootstrap,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=10_000,
+        )
+        await producer.start()
+        try:
+            manager = producer._txn_manager
+            register = manager.maybe_add_partition_to_txn
 
-async def _leave_open(
-    cluster: Cluster,
-    transactional_id: str,
-    batches: Sequence[Batch],
-    unmarked: Collection[str],
-    commit: bool,
-) -> None:
-    make: Any = AIOKafkaProducer  # untyped
-    producer = make(
-        bootstrap_servers=cluster.bootstrap,
-        transactional_id=transactional_id,
-        transaction_timeout_ms=10_000,
-    )
-    await producer.start()
-    try:
-        manager = producer._txn_manager
-        register = manager.maybe_add_partition_to_txn
+            def registered(tp: TopicPartition) -> None:
+                if tp.topic not in unmarked:
+                    register(tp)
 
-        def registered(tp: TopicPartition) -> None:
-            if tp.topic not in unmarked:
-                register(tp)
+            manager.maybe_add_partition_to_txn = registered
+            await producer.begin_transaction()
+            sent = []
+            for batch in batches:
+                for number, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
+                    headers = batch.headers
+                    own = headers[number] if isinstance(headers, list) else headers
+                    sent.append(await producer.send(batch.topic, value, key, 0, headers=list(own)))
+            await asyncio.gather(*sent)
+            await (producer.commit_transaction() if commit else producer.abort_transaction())
+        finally:
+            await producer.stop()
 
-        manager.maybe_add_partition_to_txn = registered
-        await producer.begin_transaction()
-        sent = []
-        for batch in batches:
-            for number, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
-                headers = batch.headers
-                own = headers[number] if isinstance(headers, list) else headers
-                sent.append(await producer.send(batch.topic, value, key, 0, headers=list(own)))
-        await asyncio.gather(*sent)
-        await (producer.commit_transaction() if commit else producer.abort_transaction())
-    finally:
-        await producer.stop()
+    asyncio.run(leave())
