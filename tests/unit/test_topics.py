@@ -123,3 +123,38 @@ def test_half_a_dataset_has_no_key(preset: str, symbol: str, parameter: str) -> 
 def test_other_dataset_keys_are_refused(key: str) -> None:
     with pytest.raises(ContractError, match="key"):
         topics.parse_dataset_key(key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seamline.ohlcv.binance.spot.1m.live-value",
+        "seamline.ohlcv.binance.spot.1m.live",
+        "ohlcv.binance.spot.1m.live",
+        " ohlcv.binance.spot.1m.live-value ",
+    ],
+)
+def test_a_subject_has_three_spellings(text: str) -> None:
+    subject = topics.subject_named(text)
+    assert subject == "seamline.ohlcv.binance.spot.1m.live-value"
+    assert topics.parse_subject(subject) == ("ohlcv.binance.spot.1m", "live")
+    assert topics.subject_named(subject) == subject
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "live",
+        "-value",
+        "x.quarantine",
+        "x.lives",
+        "seamline.live",
+        "seamline.x.live-key",
+        "..",
+        "x",
+    ],
+)
+def test_what_is_no_subject_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(UsageError, match=r"subject = .*PRESET\.ROLE"):
+        topics.subject_named(text)

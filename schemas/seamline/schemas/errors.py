@@ -71,6 +71,52 @@ class ConformancePipelineError(ContractError):
     """
 
 
+class SchemaValidationError(ContractError):
+    """A record or a schema breaks the contract of its subject, and the subject is strict.
+
+    `subject`; `field`: dotted path of the field, None where the whole record or schema is meant;
+    `rule`: the rule that it breaks (of a schema: `incompatible_schema`); `writer_schema` and
+    `reader_schema`: version or fingerprint of what wrote and of what was to read, None where
+    unknown. For a schema `report` is its CompatibilityReport.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str,
+        rule: str,
+        field: str | None = None,
+        value: object = None,
+        writer_schema: str | None = None,
+        reader_schema: str | None = None,
+        report: object = None,
+        fix: str | None = None,
+        **fields: Any,
+    ) -> None:
+        self.subject = subject
+        self.field = field
+        self.rule = rule
+        self.writer_schema = writer_schema
+        self.reader_schema = reader_schema
+        self.report = report
+        super().__init__(
+            f"{message} ({self._where()})",
+            parameter=field or subject,
+            value=value,
+            fix=fix,
+            **fields,
+        )
+
+    def _where(self) -> str:
+        told = [f"subject {self.subject}", f"rule {self.rule}"]
+        if self.writer_schema is not None:
+            told.append(f"written as {self.writer_schema}")
+        if self.reader_schema is not None:
+            told.append(f"read as {self.reader_schema}")
+        return ", ".join(told)
+
+
 class TransportError(SeamlineError):
     """Another system (broker, registry, venue) is unreachable or failing."""
 

@@ -24,6 +24,10 @@ SCHEMA_MODES_TOPIC: Final = "seamline.control.schema-modes"
 PINS_TOPIC: Final = "seamline.control.pins"
 AUDIT_TOPIC: Final = "seamline.audit"
 
+_SUBJECT_SUFFIX: Final = "-value"
+# Their values are the bytes of other topics.
+_ROLES_WITHOUT_SUBJECT: Final = ("quarantine",)
+
 # The one key of `positions`, written explicitly to each partition.
 POSITION_KEY: Final = b"position"
 
@@ -76,7 +80,47 @@ def parse_topic(topic: str) -> tuple[str, str]:
 
 def subject_of(topic: str) -> str:
     """TopicNameStrategy."""
-    return f"{topic}-value"
+    return f"{topic}{_SUBJECT_SUFFIX}"
+
+
+def parse_subject(subject: str) -> tuple[str, str]:
+    """`(preset id, role)` of the subject of a preset's topic. Raises UsageError for another."""
+    topic = subject.removesuffix(_SUBJECT_SUFFIX)
+    if topic != subject:
+        try:
+            preset_id, role = parse_topic(topic)
+            if role not in _ROLES_WITHOUT_SUBJECT:
+                return preset_id, role
+        except UsageError:
+            pass
+    raise _no_subject(subject)
+
+
+def subject_named(text: str) -> str:
+    """The subject that a person means: `seamline.P.live-value`, the topic `seamline.P.live`, or
+    `P.live` for preset P.
+
+    Raises UsageError for what is none of these and for a topic whose values have no schema
+    (quarantine). Whether there is such a preset is the caller's to ask.
+    """
+    topic = text.strip().removesuffix(_SUBJECT_SUFFIX)
+    if not topic.startswith(f"{PREFIX}."):
+        topic = f"{PREFIX}.{topic}"
+    try:
+        parse_subject(subject_of(topic))
+    except UsageError:
+        raise _no_subject(text) from None
+    return subject_of(topic)
+
+
+def _no_subject(text: str) -> UsageError:
+    roles = ", ".join(role for role in ROLES if role not in _ROLES_WITHOUT_SUBJECT)
+    return UsageError(
+        "not the subject of a preset's topic",
+        parameter="subject",
+        value=text,
+        fix=f"Give PRESET.ROLE, with one of the roles {roles}",
+    )
 
 
 def murmur2(data: bytes) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seamline.connectors import jit_cache
 
 if TYPE_CHECKING:
-    from seamline.schemas.errors import ConformancePipelineError
+    from seamline.schemas.errors import ConformancePipelineError, SchemaValidationError
     from seamline.sdk.certificate import verify
     from seamline.sdk.conforming import ConformedFrame, conform
     from seamline.sdk.stitching import SeamStream, stitch
@@ -48,6 +48,7 @@ __all__ = [
     "RegressionReportStage",
     "Revision",
     "SchemaRollupStage",
+    "SchemaValidationError",
     "SeamBroken",
     "SeamStream",
     "TemporalRollupStage",
@@ -73,6 +74,7 @@ _HOMES = {
     "ConformedFrame": "seamline.sdk.conforming",
     "RegressionReportStage": _CONFORMANCE,
     "SchemaRollupStage": "seamline.streams.kernel.schema_rollup",
+    "SchemaValidationError": "seamline.schemas.errors",
     "TemporalRollupStage": "seamline.streams.kernel.temporal_rollup",
     "conform": "seamline.sdk.conforming",
     "conformance_options": f"{_CONFORMANCE}_options",

@@ -12,6 +12,7 @@ from seamline.sdk.cli import (
     live,
     presets,
     read,
+    schema,
     seam,
     simulate,
     stack,
@@ -46,6 +47,7 @@ read.register(app)
 seam.register(app)
 explain.register(app)
 simulate.register(app)
+schema.register(app)
 
 
 def run() -> None:
