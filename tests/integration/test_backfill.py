@@ -25,7 +25,7 @@ from seamline.schemas.errors import TransportError
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time
-from seamline.schemas.topics import partition_of
+from seamline.schemas.topics import partition_of, producer_of
 from seamline.streams.kernel.chunks import RetryPolicy
 from venue_world import (
     DAY_NS,
@@ -85,6 +85,7 @@ def landed_blocks(world: World, preset: Preset) -> list[Block]:
         assert record.key == block.symbol.encode()
         assert record.partition == partition_of(block.symbol, preset.partitions)
         assert block.digest == block_digest(block.symbol, block.columns)
+        assert producer_of(record.headers) == "backfill"
         blocks.append(block)
     return blocks
 

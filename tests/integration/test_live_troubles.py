@@ -34,6 +34,7 @@ from seamline.schemas.topics import (
     HEADER_FIRST_FAILURE_NS,
     HEADER_REASON,
     HEADER_SOURCE,
+    producer_of,
     topic_name,
 )
 from seamline.streams.kernel.feed import FeedBar
@@ -147,6 +148,8 @@ def test_frames_that_cannot_be_used_go_to_quarantine_byte_for_byte(world: World)
             headers = dict(record.headers)
             assert headers[HEADER_SOURCE] == b"binance.ws"
             assert int(headers[HEADER_FIRST_FAILURE_NS]) > 0
+        written = [*kept, *all_records(world, preset, "live")]  # heartbeats too
+        assert {producer_of(record.headers) for record in written} == {"live:binance"}
         assert counters["quarantined"] == len(bad)
         assert (counters["malformed"], counters["foreign"], counters["future"]) == (4, 1, 1)
 

@@ -158,3 +158,28 @@ def test_a_subject_has_three_spellings(text: str) -> None:
 def test_what_is_no_subject_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(UsageError, match=r"subject = .*PRESET\.ROLE"):
         topics.subject_named(text)
+
+
+@pytest.mark.parametrize("name", ["backfill", "live:binance", "Käse feed", "x" * 64])
+def test_a_producers_name_is_read_back(name: str) -> None:
+    headers = [("other", b"1"), (topics.HEADER_PRODUCER, topics.producer_name(name))]
+    assert topics.producer_of(headers) == name
+
+
+@pytest.mark.parametrize("name", ["", "  ", "two\nlines", "x" * 65, "ü" * 33, None, b"bytes"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        topics.producer_name(name)
+    assert raised.value.parameter == "name"
+
+
+@pytest.mark.parametrize("stated", [None, b"", b" ", b"\xff\xfe\n", b"a\x1b[31m", b"y" * 1_000])
+def test_whatever_a_third_party_calls_itself_can_be_shown(stated: bytes | None) -> None:
+    shown = topics.producer_of([(topics.HEADER_PRODUCER, stated)])
+    assert shown.isprintable() and 0 < len(shown) <= topics.PRODUCER_BYTES_MAX
+    if not (stated or b"").strip():
+        assert shown == topics.PRODUCER_UNKNOWN
+
+
+def test_a_record_that_names_no_producer_is_unknown() -> None:
+    assert topics.producer_of([]) == topics.PRODUCER_UNKNOWN

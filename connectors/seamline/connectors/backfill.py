@@ -36,10 +36,12 @@ from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     HEADER_FIRST_FAILURE_NS,
+    HEADER_PRODUCER,
     HEADER_REASON,
     HEADER_SOURCE,
     chunk_key,
     partition_of,
+    producer_name,
     symbol_key,
     topic_name,
 )
@@ -57,6 +59,7 @@ from seamline.streams.kernel.coverage import Interval
 
 RETRY_AFTER_MAX_S: Final = 600.0
 LANDED: Final = "landed"
+WHO: Final = (HEADER_PRODUCER, producer_name("backfill"))
 # What a run writes; they exist before it starts.
 ROLES: Final = ("backfill", "chunks", "quarantine")
 
@@ -266,13 +269,14 @@ class Backfill:
             partition,
             [symbol_key(symbol)] * len(blocks),
             [encode_block(block, self._ids["bar_block"]) for block in blocks],
-            [(HEADER_FINGERPRINT, SCHEMAS["bar_block"].header)],
+            [(HEADER_FINGERPRINT, SCHEMAS["bar_block"].header), WHO],
         )
         for bad in page.malformed:
             headers = [
                 (HEADER_REASON, bad.reason.encode()),
                 (HEADER_SOURCE, b"binance.rest.klines"),
                 (HEADER_FIRST_FAILURE_NS, str(bad.received_ns).encode()),
+                WHO,
             ]
             quarantine = topic_name(self._preset.id, "quarantine")
             producer.send(quarantine, partition, symbol_key(symbol), bad.raw, headers)
@@ -292,7 +296,7 @@ class Backfill:
             partition,
             chunk_key(symbol, *chunk),
             encode_record("chunk", record, self._ids["chunk"]),
-            [(HEADER_FINGERPRINT, SCHEMAS["chunk"].header)],
+            [(HEADER_FINGERPRINT, SCHEMAS["chunk"].header), WHO],
         )
         producer.commit()
         return blocks

@@ -37,12 +37,14 @@ from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     HEADER_FIRST_FAILURE_NS,
     HEADER_OUTAGES,
+    HEADER_PRODUCER,
     HEADER_REASON,
     HEADER_SIZE,
     HEADER_SOURCE,
     HEADER_VENUE,
     HEADER_WATERMARK_NS,
     partition_of,
+    producer_name,
     symbol_key,
     topic_name,
 )
@@ -113,6 +115,7 @@ class LivePublisher:
         self._venue = venue
         self._live = topic_name(preset.id, "live")
         self._quarantine = topic_name(preset.id, "quarantine")
+        self._who = (HEADER_PRODUCER, producer_name(f"live:{venue}"))
 
     @property
     def delivered(self) -> int:
@@ -125,7 +128,7 @@ class LivePublisher:
             return
         await self._room()
         values = encode_bars([symbol] * len(bars), columns_of(bars), self._ids["bar"])
-        headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header)]
+        headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header), self._who]
         for value in values:
             self._send(self._live, symbol_key(symbol), value, headers)
 
@@ -138,14 +141,14 @@ class LivePublisher:
         columns.closed[:] = False
         columns.source[:] = WS_OPEN
         (value,) = encode_bars([symbol], columns, self._ids["bar"])
-        headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header)]
+        headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header), self._who]
         self._send(self._live, symbol_key(symbol), value, headers)
         return True
 
     async def trades(self, symbol: str, trades: Iterable[FeedTrade]) -> None:
         """Send trades of one symbol, in their order."""
         await self._room()
-        headers = [(HEADER_FINGERPRINT, SCHEMAS["trade"].header)]
+        headers = [(HEADER_FINGERPRINT, SCHEMAS["trade"].header), self._who]
         for trade in trades:
             fields = {
                 "symbol": symbol,
@@ -168,6 +171,7 @@ class LivePublisher:
         headers = [
             (HEADER_VENUE, self._venue.encode()),
             (HEADER_WATERMARK_NS, str(watermark_ns).encode()),
+            self._who,
         ]
         if outages:
             headers.append((HEADER_OUTAGES, encode_outages(outages)))
@@ -184,6 +188,7 @@ class LivePublisher:
             (HEADER_REASON, reason.encode()),
             (HEADER_SOURCE, source.encode()),
             (HEADER_FIRST_FAILURE_NS, str(now_ns).encode()),
+            self._who,
         ]
         if len(raw) > QUARANTINE_BYTES_MAX:
             size, raw = len(raw), raw[:QUARANTINE_BYTES_MAX]

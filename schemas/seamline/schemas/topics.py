@@ -7,6 +7,7 @@ its preset; every key parses back to what built it. Must not know: a broker, a p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -33,6 +34,11 @@ POSITION_KEY: Final = b"position"
 
 HEADER_FINGERPRINT: Final = "seamline-fp"
 FINGERPRINT_HEADER_CHARS: Final = 16
+# Who wrote the record, as it names itself: UTF-8, at most PRODUCER_BYTES_MAX bytes.
+HEADER_PRODUCER: Final = "seamline-producer"
+PRODUCER_BYTES_MAX: Final = 64
+# What a record without that header is counted under.
+PRODUCER_UNKNOWN: Final = "unknown"
 HEADER_VENUE: Final = "seamline-venue"
 HEADER_WATERMARK_NS: Final = "seamline-watermark-ns"
 # Spans in which the venue itself said that it cannot serve (`seamline.schemas.outages`).
@@ -150,6 +156,32 @@ def partition_of_key(key: bytes, partitions: int) -> int:
 def partition_of(symbol: str, partitions: int) -> int:
     """The partition of a symbol in every topic of its preset."""
     return partition_of_key(symbol.encode(), partitions)
+
+
+def producer_name(name: str) -> bytes:
+    """Value of the header `seamline-producer`. Raises UsageError for a name that cannot be one."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise UsageError(
+            "not a printable name", parameter="name", value=name, fix="Give one such as my-feed"
+        )
+    encoded = name.encode()
+    if len(encoded) > PRODUCER_BYTES_MAX:
+        raise UsageError(
+            f"longer than {PRODUCER_BYTES_MAX} bytes",
+            parameter="name",
+            value=name,
+            fix="Give a shorter one",
+        )
+    return encoded
+
+
+def producer_of(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """Who wrote a record, by its header: what is no name, or longer, is cut to what can be shown;
+    `unknown` where it says nothing."""
+    stated = next((value for key, value in headers if key == HEADER_PRODUCER), None)
+    text = (stated or b"")[:PRODUCER_BYTES_MAX].decode(errors="replace")
+    shown = "".join(c if c.isprintable() else "?" for c in text).strip()
+    return shown or PRODUCER_UNKNOWN
 
 
 def dataset_key(preset_id: str, symbol: str) -> str:
