@@ -42,10 +42,10 @@ def test_it_comes_back_equal() -> None:
 
 
 def test_clean_means_nothing_blocked_and_certain() -> None:
-    none = {"blocked_records": 0, "blocked_in_canary": 0}
+    none = replace(EVIDENCE, blocked_records=0, blocked_in_canary=0)
     assert not EVIDENCE.clean
-    assert replace(EVIDENCE, **none).clean
-    assert not replace(EVIDENCE, **none, complete=False).clean
+    assert none.clean
+    assert not replace(none, complete=False).clean
 
 
 @pytest.mark.parametrize(
