@@ -15,7 +15,7 @@ from pathlib import Path
 from seamline.connectors.world import World
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import POSITION_KEY, topic_name
-from seamline.streams.kernel.intake import POISONED, Quarantined, quarantine_batch
+from seamline.streams.kernel.intake import POISONED
 from seamline.streams.kernel.protocol import (
     ROLES,
     STEP_ROWS_MAX,
@@ -25,6 +25,7 @@ from seamline.streams.kernel.protocol import (
     Role,
     Step,
 )
+from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
 
 POISON = b"poison"
 SLOW = b"slow"
@@ -81,7 +82,7 @@ class CopyMachine:
         refused = Quarantined(record, POISONED, detail)
         return Step(
             batches=(
-                quarantine_batch(self._preset_id, [refused]),
+                quarantine_batch(self._preset_id, [refused], clock_ns),
                 Batch(self._positions, [POSITION_KEY], [json.dumps(position).encode()]),
             ),
             next_index=1,

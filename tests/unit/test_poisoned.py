@@ -111,7 +111,8 @@ def test_a_machine_passes_over_a_record_with_its_bytes_and_goes_on(world: World)
     world.land_bars("live", [Row(A, minute, 100.0) for minute in range(3)])
     world.run("live", 1)
     poisoned = world.landed["live"][1]
-    step = world.machine.refuse("live", poisoned, "ValueError: no", world.clock_ns)
+    refused_ns = world.clock_ns
+    step = world.machine.refuse("live", poisoned, "ValueError: no", refused_ns)
     assert [batch.topic.rpartition(".")[2] for batch in step.batches] == ["quarantine", "positions"]
     assert (step.next_index, step.quarantined) == (1, {"poisoned": 1})
     world.log.commit(world.machine, step)
@@ -124,6 +125,8 @@ def test_a_machine_passes_over_a_record_with_its_bytes_and_goes_on(world: World)
     assert headers_of(kept) == {
         "seamline-reason": b"poisoned",
         "seamline-detail": b"ValueError: no",
+        "seamline-schema-id": str(IDS["bar"]).encode(),
+        "seamline-first-failure-ns": str(refused_ns).encode(),
         "seamline-origin-topic": topic_name(PARENT.id, "live").encode(),
         "seamline-origin-partition": b"0",
         "seamline-origin-offset": b"1",

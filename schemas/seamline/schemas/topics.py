@@ -48,9 +48,12 @@ HEADER_CLAIMS: Final = "seamline-claims"
 # Of a quarantined record: why, and where its bytes were first.
 HEADER_REASON: Final = "seamline-reason"
 HEADER_DETAIL: Final = "seamline-detail"
-# Of bytes that a connector could not read: the source they came from, and the connector's clock.
-HEADER_SOURCE: Final = "seamline-source"
+# The writer schema that its frame names, in decimal; absent where there is no frame.
+HEADER_SCHEMA_ID: Final = "seamline-schema-id"
+# When it failed, by the clock of who refused it: the worker's step, or the connector.
 HEADER_FIRST_FAILURE_NS: Final = "seamline-first-failure-ns"
+# Of bytes that a connector could not read: the source they came from.
+HEADER_SOURCE: Final = "seamline-source"
 # How many bytes there were, where not all of them could be kept.
 HEADER_SIZE: Final = "seamline-size"
 HEADER_ORIGIN_TOPIC: Final = "seamline-origin-topic"
@@ -59,6 +62,10 @@ HEADER_ORIGIN_OFFSET: Final = "seamline-origin-offset"
 # How large the record was, where that is more than a topic takes and its bytes were cut.
 HEADER_ORIGIN_BYTES: Final = "seamline-origin-bytes"
 HEADER_ORIGIN_TIMESTAMP_MS: Final = "seamline-origin-timestamp-ms"
+# Of a landed record that was in quarantine: `topic/partition/offset` of where it landed first.
+HEADER_REDRIVEN: Final = "seamline-redriven"
+# Of a mark in a quarantine partition: the offset there that is settled, and how.
+HEADER_RESOLVED: Final = "seamline-resolved"
 
 _SEED: Final = 0x9747B28C
 _MIX: Final = 0x5BD1E995

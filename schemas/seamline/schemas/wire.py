@@ -27,6 +27,13 @@ def frame(schema_id: int) -> bytes:
     return struct.pack(">BI", 0, schema_id)
 
 
+def schema_id_of(value: bytes | None) -> int | None:
+    """The id that the frame of a value names, None where it has no frame."""
+    if value is None or len(value) < FRAME_BYTES or value[0] != 0:
+        return None
+    return int.from_bytes(value[1:FRAME_BYTES], "big")
+
+
 def joined(values: Sequence[bytes]) -> tuple[U1, I8]:
     """All values in one read-only buffer, and where each ends."""
     ends = np.fromiter(map(len, values), np.int64, len(values))

@@ -29,9 +29,7 @@ from seamline.streams.kernel.intake import (
     UNDECODABLE,
     UNKNOWN_SCHEMA,
     WRONG_PARTITION,
-    Quarantined,
     Resolve,
-    quarantine_batch,
     watermark_of,
 )
 from seamline.streams.kernel.protocol import (
@@ -43,6 +41,7 @@ from seamline.streams.kernel.protocol import (
     Role,
     Step,
 )
+from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
 from seamline.streams.kernel.stage import fingerprint_header
 from seamline.streams.kernel.validate import CANARY, STRICT
 
@@ -134,7 +133,7 @@ class TradesMachine:
         self._committed_ns = clock_ns
         self._rows_total += trades
         self._known_ns = max(clock_ns - clock_ns % NS_PER_US, self._known_ns + NS_PER_US)
-        batches = [quarantine_batch(self._preset.id, refused)] if refused else []
+        batches = [quarantine_batch(self._preset.id, refused, clock_ns)] if refused else []
         batches.append(self._position_batch())
         failed = len(refused) + rules.total()
         subject = subject_of(topic_name(self._preset.id, role))
@@ -155,7 +154,10 @@ class TradesMachine:
         self._known_ns = max(clock_ns - clock_ns % NS_PER_US, self._known_ns + NS_PER_US)
         refused = Quarantined(record, POISONED, detail)
         return Step(
-            batches=(quarantine_batch(self._preset.id, [refused]), self._position_batch()),
+            batches=(
+                quarantine_batch(self._preset.id, [refused], clock_ns),
+                self._position_batch(),
+            ),
             next_index=1,
             rows=0,
             quarantined={POISONED: 1},

@@ -27,18 +27,10 @@ from seamline.schemas.outages import parse_outages
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import (
-    HEADER_DETAIL,
     HEADER_FINGERPRINT,
-    HEADER_ORIGIN_BYTES,
-    HEADER_ORIGIN_OFFSET,
-    HEADER_ORIGIN_PARTITION,
-    HEADER_ORIGIN_TIMESTAMP_MS,
-    HEADER_ORIGIN_TOPIC,
     HEADER_OUTAGES,
-    HEADER_REASON,
     HEADER_WATERMARK_NS,
     partition_of,
-    topic_name,
 )
 from seamline.streams.kernel.level import (
     BLOCK_BAR,
@@ -56,7 +48,8 @@ from seamline.streams.kernel.level import (
     Level,
     Rows,
 )
-from seamline.streams.kernel.protocol import Batch, Header, Record, Role
+from seamline.streams.kernel.protocol import Record, Role
+from seamline.streams.kernel.quarantined import Quarantined
 from seamline.streams.kernel.rules import OUT_OF_ORDER
 from seamline.streams.kernel.validate import (
     FUTURE_TIME,
@@ -87,59 +80,11 @@ POISONED: Final = "poisoned"
 QUARANTINED: Final = "quarantined"
 INVALID_OUTAGES: Final = "invalid_outages"
 
-# Key, value and foreign headers of a quarantined record hold together at most so much: what lands
-# compressed may be larger than any topic takes. The whole record stays where it landed.
-KEPT_BYTES_MAX: Final = 1_030_000
-KEPT_BESIDE_BYTES_MAX: Final = 100_000
-
 # What a record is.
 REFUSED, FLAT, BLOCK, BEAT = range(4)
 
 # Schema id -> approved schema, None for an unknown one; raises TransportError without a registry.
 Resolve = Callable[[int], Schema | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A record that was not taken, why, and more about it for people."""
-
-    record: Record
-    reason: str
-    detail: str = ""
-
-    @property
-    def key(self) -> bytes | None:
-        """As it came, cut where it is large."""
-        key = self.record.key
-        return key if key is None else key[:KEPT_BESIDE_BYTES_MAX]
-
-    @property
-    def value(self) -> bytes | None:
-        """As it came, its beginning where it is larger than a topic takes."""
-        value = self.record.value
-        if value is None or len(value) <= KEPT_BYTES_MAX - 2 * KEPT_BESIDE_BYTES_MAX:
-            return value
-        beside = sum(len(name) + len(text or b"") for name, text in self.record.headers)
-        room = KEPT_BYTES_MAX - min(len(self.record.key or b""), KEPT_BESIDE_BYTES_MAX)
-        return value[: room - (beside if beside <= KEPT_BESIDE_BYTES_MAX else 0)]
-
-    def headers(self) -> tuple[Header, ...]:
-        """The record's own headers, then ours. The key and the headers of a record that is larger
-        than a topic takes are left out where it is they that are large."""
-        record = self.record
-        beside = sum(len(name) + len(value or b"") for name, value in record.headers)
-        size = len(record.key or b"") + len(record.value or b"") + beside
-        cut = ((HEADER_ORIGIN_BYTES, str(size).encode()),) if size > KEPT_BYTES_MAX else ()
-        return (
-            *(record.headers if beside <= KEPT_BESIDE_BYTES_MAX or not cut else ()),
-            *cut,
-            (HEADER_REASON, self.reason.encode()),
-            (HEADER_DETAIL, self.detail.encode()),
-            (HEADER_ORIGIN_TOPIC, record.topic.encode()),
-            (HEADER_ORIGIN_PARTITION, str(record.partition).encode()),
-            (HEADER_ORIGIN_OFFSET, str(record.offset).encode()),
-            (HEADER_ORIGIN_TIMESTAMP_MS, str(record.timestamp).encode()),
-        )
 
 
 @dataclass(slots=True)
@@ -498,16 +443,6 @@ class Intake:
         rows.cols[0, EVENT] = BLOCK_END
         rows.cols[0, CELL] = self._preset.cell_of(block.block_start_ns)
         return rows
-
-
-def quarantine_batch(preset_id: str, refused: Sequence[Quarantined]) -> Batch:
-    """The refused records, bytes as they came."""
-    return Batch(
-        topic=topic_name(preset_id, "quarantine"),
-        keys=[each.key for each in refused],
-        values=[each.value for each in refused],
-        headers=[each.headers() for each in refused],
-    )
 
 
 def watermark_of(record: Record) -> int | None:

@@ -27,9 +27,7 @@ from seamline.streams.kernel.intake import (
     POISONED,
     QUARANTINED,
     Intake,
-    Quarantined,
     Taken,
-    quarantine_batch,
 )
 from seamline.streams.kernel.level import (
     B_BLOCK,
@@ -52,6 +50,7 @@ from seamline.streams.kernel.level import (
     Rows,
 )
 from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, Batch, Record, Role, Step
+from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
 from seamline.streams.kernel.rules import OUT_OF_ORDER
 from seamline.streams.kernel.stage import Stage, fingerprint_header
 
@@ -167,7 +166,7 @@ class PartitionMachine:
         refused = Quarantined(record, POISONED, detail)
         return Step(
             batches=(
-                quarantine_batch(self._parent.preset.id, [refused]),
+                quarantine_batch(self._parent.preset.id, [refused], clock_ns),
                 self._position_batch(self._clock.known_ns),
             ),
             next_index=1,
@@ -202,7 +201,7 @@ class PartitionMachine:
         bars = 0 if taken is None else taken.bars
         next_index = 0 if taken is None else taken.next_index
         if taken is not None and taken.quarantined:
-            batches.append(quarantine_batch(self._parent.preset.id, taken.quarantined))
+            batches.append(quarantine_batch(self._parent.preset.id, taken.quarantined, clock_ns))
         idle = (
             not batches and not bars and clock_ns - self._clock.committed_ns < HEARTBEAT_COMMIT_NS
         )
