@@ -58,12 +58,7 @@ def encode_record(name: str, record: Mapping[str, Any], schema_id: int) -> bytes
         field: _to_wire(inside, record.get(inside, shape.defaults.get(inside)), unit)
         for inside, (field, unit) in shape.fields.items()
     }
-    out = io.BytesIO()
-    try:
-        fastavro.schemaless_writer(out, shape.parsed, wire, strict=True)
-    except (ValueError, TypeError, OverflowError, AttributeError, struct.error) as error:
-        raise ContractError(str(error), parameter=name, value=dict(record)) from None
-    return frame(schema_id) + out.getvalue()
+    return frame(schema_id) + write_wire(name, wire)
 
 
 def decode_record(name: str, value: bytes) -> dict[str, Any]:
@@ -92,6 +87,18 @@ def decode_record(name: str, value: bytes) -> dict[str, Any]:
         if unit and inside[field] is not None and abs(inside[field]) > INT64_MAX:
             raise _refused(name, value, "invalid_timestamp")
     return inside
+
+
+def write_wire(name: str, wire: Mapping[str, Any]) -> bytes:
+    """One record of the newest approved version of `name` without its frame, from values as on the
+    wire: times in the schema's units. Raises ContractError for what does not fit the schema.
+    """
+    out = io.BytesIO()
+    try:
+        fastavro.schemaless_writer(out, _PARSED[name], wire, strict=True)
+    except (ValueError, TypeError, OverflowError, AttributeError, struct.error) as error:
+        raise ContractError(str(error), parameter=name, value=dict(wire)) from None
+    return out.getvalue()
 
 
 def _written(shape: _Shape, wire: Mapping[str, Any]) -> bytes:
@@ -154,6 +161,9 @@ def _shape_of(text: str) -> _Shape:
     return _Shape(fastavro.parse_schema(_plain(schema)), fields, defaults, ints)
 
 
+_PARSED: Final[Mapping[str, Any]] = {
+    name: fastavro.parse_schema(_plain(json.loads(schema.text))) for name, schema in SCHEMAS.items()
+}
 _SHAPES: Final[Mapping[str, _Shape]] = {
     name: _shape_of(schema.text) for name, schema in SCHEMAS.items() if name != "bar_block"
 }
