@@ -164,15 +164,33 @@ def apply(cluster: Cluster, preset: Preset, *, alter: bool = False) -> Applied:
     admin = Admin(cluster)
     wanted = _all_wanted(admin, preset)
     differences = _differences(admin, wanted)
-    _refuse([d for d in differences if d.refused and not (alter and d.alterable)], preset)
+    _refuse([d for d in differences if d.refused and not (alter and d.alterable)], preset.id)
     altered = tuple(d for d in differences if d.alterable)
     for topic in {d.topic: None for d in altered}:
         admin.alter(topic, {d.field: d.want for d in altered if d.topic == topic})
     missing = {d.topic for d in differences if d.missing}
     created = admin.create(topic for topic in wanted if topic.name in missing)
     if len(created) < len(missing):  # another made some meanwhile, perhaps not as we would
-        _refuse([d for d in _differences(admin, wanted) if d.refused], preset)
+        _refuse([d for d in _differences(admin, wanted) if d.refused], preset.id)
     return Applied(created, altered, tuple(d for d in differences if d.field == "replication"))
+
+
+def ensure_shared(cluster: Cluster, names: Iterable[str]) -> tuple[str, ...]:
+    """Make those of these shared topics that are missing; the names of those made.
+
+    Raises ContractError when one exists with other settings, TransportError when the broker does
+    not answer.
+    """
+    admin = Admin(cluster)
+    chosen = set(names)
+    wanted = [topic for topic in shared_topics(_replication(admin)) if topic.name in chosen]
+    differences = _differences(admin, wanted)
+    missing = {d.topic for d in differences if d.missing}
+    created = admin.create(topic for topic in wanted if topic.name in missing)
+    if len(created) < len(missing):
+        differences = _differences(admin, wanted)
+    _refuse([d for d in differences if d.refused and not d.missing], "PRESET")
+    return created
 
 
 def assert_partitions(cluster: Cluster, preset: Preset, roles: Iterable[str] | None = None) -> None:
@@ -221,9 +239,13 @@ def _wanted(
 
 
 def _all_wanted(admin: Admin, preset: Preset) -> tuple[TopicSettings, ...]:
-    stated = admin.broker_setting(DEFAULT_REPLICATION)
-    replication = replication_on(len(admin.brokers()), int(stated) if stated is not None else 1)
+    replication = _replication(admin)
     return (*wanted_topics(preset, replication), *shared_topics(replication))
+
+
+def _replication(admin: Admin) -> int:
+    stated = admin.broker_setting(DEFAULT_REPLICATION)
+    return replication_on(len(admin.brokers()), int(stated) if stated is not None else 1)
 
 
 def _differences(admin: Admin, wanted: Iterable[TopicSettings]) -> list[TopicDifference]:
@@ -269,12 +291,12 @@ def _same(have: str, want: str) -> bool:
         return False
 
 
-def _refuse(differences: list[TopicDifference], preset: Preset) -> None:
+def _refuse(differences: list[TopicDifference], preset_id: str) -> None:
     if not differences:
         return
     first = differences[0]
     more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-    altering = f"Look at them with: seamline topics plan {preset.id}; change with --alter"
+    altering = f"Look at them with: seamline topics plan {preset_id}; change with --alter"
     raise ContractError(
         f"topic {first.topic} exists with {first.field} = {first.have}, wanted {first.want}{more}",
         parameter=first.field,
