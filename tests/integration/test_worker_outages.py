@@ -3,12 +3,14 @@ what waits, what is said, and that nothing is lost. One worker process lives thr
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from e2e.workers import WorkerProcess, await_that
 from machine_world import Row, columns_of
 from preset_making import FreshPreset, make_preset
 from seamline.connectors.embedded import stack
-from seamline.connectors.kafka.admin import Admin
+from seamline.connectors.governance.follow import ModeFollower
+from seamline.connectors.kafka.admin import Admin, TopicSettings
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.kafka.reader import Message, read_range
@@ -26,6 +29,8 @@ from seamline.connectors.world import World
 from seamline.schemas.codec import ConformedDecoder, encode_bars
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import TransportError
+from seamline.schemas.modes import CANARY, STRICT, Policy, SubjectState, encode_state
+from seamline.schemas.topics import subject_of
 from seamline.streams.apps.factory import make_factory
 
 pytestmark = pytest.mark.integration
@@ -77,6 +82,11 @@ class Plane:
                 producer.send(self.fresh.topic("live"), symbol.encode(), value)
         producer.close(60)
         self.minutes += BATCH
+
+    def write_state(self, state: SubjectState) -> None:
+        producer = IdempotentProducer(self.world.cluster)
+        producer.send("test-modes", state.subject.encode(), encode_state(state))
+        producer.close(60)
 
     def messages(self, role: str) -> list[Message]:
         tps = [(self.fresh.topic(role), n) for n in range(PARTITIONS)]
@@ -166,7 +176,18 @@ def test_known_schemas_flow_on_without_a_registry_and_an_unknown_one_waits_in_qu
     plane.await_bars("bars after the outage")
 
 
-def test_a_worker_outlives_a_broker_that_is_stopped_and_one_that_is_killed(plane: Plane) -> None:
+def test_a_worker_outlives_a_broker_that_is_stopped_and_one_that_is_killed(
+    plane: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And so does a follower of modes: what it knew stands, a later change is followed."""
+    caplog.set_level(logging.INFO, logger="seamline.connectors.governance.follow")
+    cluster = plane.world.cluster
+    Admin(cluster).create([TopicSettings("test-modes", 1, 1)])
+    subject = subject_of(plane.fresh.topic("live"))
+    state = SubjectState(subject, STRICT, 1, 1, "ann", "clean", "ab" * 32)
+    plane.write_state(state)
+    follower = ModeFollower(cluster, CANARY, topic="test-modes")
+    follower.start()
     plane.land()
     broker = stack.endpoints(plane.home, {}).kafka_pid
     os.kill(broker, signal.SIGSTOP)
@@ -177,7 +198,15 @@ def test_a_worker_outlives_a_broker_that_is_stopped_and_one_that_is_killed(plane
     plane.land()
     plane.await_bars("bars after a broker that was stopped")
     plane.kill("kafka")
+    await_that(lambda: follower.lost, 120, "a lost broker", {})
+    assert follower.policy(subject) == Policy(STRICT, 1)
     stack.up(plane.home)
+    plane.write_state(replace(state, mode=CANARY, version=2))
+    await_that(lambda: follower.policy(subject).version == 2, 120, "a change", {})
+    assert not follower.lost
+    follower.stop()
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert told and all("the last known stand" in text for text in told), told
     plane.land()
     plane.await_bars("bars after a broker that was killed")
 

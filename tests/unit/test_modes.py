@@ -15,6 +15,7 @@ from seamline.schemas.modes import (
     STRICT,
     TOMBSTONES_MAX,
     ModeBook,
+    Policy,
     SubjectState,
     decode_state,
     effective_mode,
@@ -107,14 +108,22 @@ def test_the_book_keeps_the_newest_version_of_each_subject() -> None:
     assert book.stale == 2 and book.mode_of(SUBJECT, CANARY) == STRICT
     newer = replace(STATE, version=4, mode=CANARY)
     assert book.take(KEY, encode_state(newer)) == newer
-    assert book.states == {SUBJECT: newer} and not book.unreadable
+    assert dict(book.states) == {SUBJECT: newer} and book.unreadable == 0
 
 
 def test_a_null_a_foreign_key_and_the_head_of_the_audit_change_no_mode() -> None:
     book = ModeBook()
     book.take(KEY, encode_state(STATE))
-    assert book.take(HEAD_KEY, b'{"number":7}') is None and not book.unreadable
+    assert book.take(HEAD_KEY, b'{"number":7}') is None
+    assert book.fault == ""
     newer = encode_state(replace(STATE, version=4, mode=CANARY))
     for key, value in ((KEY, None), (None, newer), (b"other-value", newer)):
         assert book.take(key, value) is None
     assert book.unreadable == 3 and book.state_of(SUBJECT) == STATE
+
+
+def test_a_policy_is_what_the_state_says_or_the_default() -> None:
+    book = ModeBook()
+    assert book.policy_of(SUBJECT, STRICT) == Policy(STRICT)
+    book.take(KEY, encode_state(replace(STATE, tombstones=("cd" * 32,))))
+    assert book.policy_of(SUBJECT, CANARY) == Policy(STRICT, 3, frozenset({"cd" * 32}))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -58,6 +58,20 @@ def default_mode(env: Mapping[str, str]) -> str:
 def effective_mode(subject_mode: str | None, env: Mapping[str, str]) -> str:
     """The subject's own mode, else the environment's, else canary. Raises UsageError."""
     return default_mode(env) if subject_mode is None else parse_mode(subject_mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the records of one subject are judged now. `version` is that of its state, 0 where the
+    subject has none; `tombstones` are fingerprints of withdrawn writer schemas, 64 hex digits."""
+
+    mode: str
+    version: int = 0
+    tombstones: frozenset[str] = frozenset()
+
+
+# Subject -> how it is judged now; never raises, never blocks.
+Policies = Callable[[str], Policy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +177,13 @@ class ModeBook:
     def mode_of(self, subject: str, default: str) -> str:
         state = self._states.get(subject)
         return default if state is None else state.mode
+
+    def policy_of(self, subject: str, default: str) -> Policy:
+        """`default` is the mode of a subject without a state; nothing is withdrawn for it."""
+        state = self._states.get(subject)
+        if state is None:
+            return Policy(default)
+        return Policy(state.mode, state.version, frozenset(state.tombstones))
 
     def _read(self, key: bytes | None, value: bytes | None) -> SubjectState:
         if value is None:
