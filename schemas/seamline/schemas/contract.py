@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
@@ -49,7 +49,7 @@ class Schema:
     @property
     def full_name(self) -> str:
         parsed = json.loads(self.text)
-        return f"{parsed['namespace']}.{parsed['name']}"
+        return _full(parsed["name"], parsed.get("namespace", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,11 @@ def by_fingerprint(fingerprint: str | bytes) -> Schema | None:
 def by_text(text: str) -> Schema | None:
     """The approved schema that `text` (say, from a registry) means; None when not approved."""
     return by_fingerprint(fingerprint_of_text(text))
+
+
+def approved() -> tuple[Schema, ...]:
+    """Every approved version of every record, by name and version."""
+    return tuple(sorted(_APPROVED.values(), key=lambda schema: (schema.name, schema.version)))
 
 
 def subject_rules(kind: str) -> Mapping[str, SubjectRule]:
@@ -183,8 +188,9 @@ def _load() -> dict[str, Schema]:
     return dict(sorted(newest.items()))
 
 
-def _bundle() -> str:
-    lines = sorted(f"{s.name} v{s.version} {s.fingerprint}\n" for s in _APPROVED.values())
+def bundle_sha256(schemas: Iterable[Schema]) -> str:
+    """SHA-256 over the lines `name vN fingerprint` of these versions, sorted: 64 hex digits."""
+    lines = sorted(f"{s.name} v{s.version} {s.fingerprint}\n" for s in schemas)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -206,8 +212,8 @@ _BY_FINGERPRINT: Final[Mapping[str, Schema]] = {
     for fingerprint, schema in _APPROVED.items()
     for key in (fingerprint, fingerprint[:FINGERPRINT_HEADER_CHARS])
 }
-# SHA-256 over the lines `name vN fingerprint` of all approved versions, sorted.
-BUNDLE_SHA256: Final = _bundle()
+# Of all approved versions.
+BUNDLE_SHA256: Final = bundle_sha256(_APPROVED.values())
 _RULES: Final[Mapping[str, Mapping[str, SubjectRule]]] = {
     "ohlcv": _rules(
         ("bar",),
@@ -223,3 +229,4 @@ _RULES: Final[Mapping[str, Mapping[str, SubjectRule]]] = {
     ),
     "trades": _rules(("trade",), ("trade",), positions="position"),
 }
+KINDS: Final = tuple(_RULES)
