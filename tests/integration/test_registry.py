@@ -56,6 +56,28 @@ def test_a_preset_is_registered_in_canary_and_every_id_means_our_schema(
     assert dict(ensure_registered(client, fresh.preset)).items() <= fresh.ids.items()
 
 
+def test_a_version_that_is_withdrawn_is_gone_until_its_text_is_registered_again(
+    client: RemoteSchemaRegistryClient,
+) -> None:
+    subject = f"test-{secrets.token_hex(6)}-value"
+    assert client.versions(subject) == {}
+    client.set_compatibility(subject, "NONE")
+    texts = [SCHEMAS["bar"].text, SCHEMAS["trade"].text]
+    ids = [client.register(subject, text) for text in texts]
+    held = client.versions(subject)
+    assert [fingerprint_of_text(text) for text in held.values()] == [
+        *(SCHEMAS["bar"].fingerprint, SCHEMAS["trade"].fingerprint)
+    ]
+    first = min(held)
+    for _ in range(2):
+        client.withdraw(subject, first)
+        assert list(client.versions(subject)) == [n for n in held if n != first]
+    # What was written under the id can still be read.
+    assert fingerprint_of_text(client.by_id(ids[0])) == SCHEMAS["bar"].fingerprint
+    assert client.register(subject, texts[0]) == ids[0]
+    assert len(client.versions(subject)) == 2
+
+
 def test_the_same_schema_has_the_same_id_again(client: RemoteSchemaRegistryClient) -> None:
     subject, text = f"test-{secrets.token_hex(6)}-value", SCHEMAS["bar"].text
     client.ready()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
@@ -36,6 +36,7 @@ LEVELS: Final = (
     "FULL",
     "FULL_TRANSITIVE",
 )
+VERSIONS_MAX: Final = 1_000
 _NOT_FOUND: Final = 404
 _REFUSED: Final = (401, 403)
 _SERVER_ERROR: Final = 500
@@ -77,6 +78,10 @@ class Bounded(Generic[K, V]):
 
     def drop(self, key: K) -> None:
         self._held.pop(key, None)
+
+    def drop_where(self, chosen: Callable[[K], bool]) -> None:
+        for key in [key for key in self._held if chosen(key)]:
+            del self._held[key]
 
     def __len__(self) -> int:
         return len(self._held)
@@ -171,6 +176,46 @@ class RemoteSchemaRegistryClient:
             )
         except ContractError:
             return None
+
+    def versions(self, subject: str) -> Mapping[int, str]:
+        """Version -> schema text of what is registered under `subject` and not deleted, oldest
+        first; empty for a subject that the registry does not know. Raises ContractError beyond
+        VERSIONS_MAX."""
+        doing = f"versions of {subject}"
+        try:
+            numbers = self._call(doing, lambda: self._client.get_versions(subject))
+        except ContractError as error:
+            if error.fields.get("status") == _NOT_FOUND:
+                return {}
+            raise
+        if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+            raise self._unusable(doing, f"versions {numbers!r}")
+        if len(numbers) > VERSIONS_MAX:
+            raise ContractError(
+                f"more than {VERSIONS_MAX} versions", parameter="subject", value=subject
+            )
+        return {number: self._version(subject, number) for number in sorted(numbers)}
+
+    def withdraw(self, subject: str, version: int) -> None:
+        """Delete a version softly: it is offered to nobody any more, and registering its text
+        again brings it back. Withdrawing it once more changes nothing."""
+        doing = f"deletion of version {version} of {subject}"
+        try:
+            self._call(doing, lambda: self._client.delete_version(subject, version))
+        except ContractError:
+            # Registries disagree on how they say that it is gone already; what counts is that.
+            if version in self.versions(subject):
+                raise
+        with self._lock:
+            self._ids.drop_where(lambda known: known[0] == subject)
+            self._client.clear_caches()  # type: ignore[no-untyped-call]
+
+    def _version(self, subject: str, number: int) -> str:
+        doing = f"version {number} of {subject}"
+        text = self._call(doing, lambda: self._client.get_version(subject, number).schema)
+        if text is None or not isinstance(text.schema_str, str):
+            raise self._unusable(doing, "no schema text")
+        return text.schema_str
 
     def ready(self) -> None:
         """Returns when the registry answers, raises TransportError when it does not."""
