@@ -4,19 +4,22 @@ Decides: the fields of an entry, their canonical bytes, that its hash is the SHA
 and which link of a chain is the first that does not fit. Invariants: every entry carries the hash
 of the one before, so no byte of an earlier one can change unseen; numbers count 0, 1, 2…; times
 never go back; the head (number and hash of the newest entry) is kept elsewhere, so a change of the
-newest and a cut at the end show too. Must not know: a clock, a broker, what an action does.
+newest and a cut at the end show too; an entry that sets a mode holds the whole state, so that what
+was in force when can be told from the chain alone. Must not know: a clock, a broker, what an action
+does.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final, NoReturn
 
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.modes import SubjectState, encode_state
 from seamline.schemas.times import INT64_MAX
 
 JSON = Any  # what `json` reads: None, bool, int, float, str, list, dict
@@ -26,6 +29,8 @@ ACTIONS: Final = (
     *("register", "rehearse", "promote", "demote", "budget_demote"),
     *("tombstone", "rollback", "redrive", "fix"),
 )
+# Of the evidence: the state of the subject that the entry brought into force.
+IN_FORCE: Final = "in_force"
 GENESIS: Final = "0" * 64  # what the first entry carries: there is none before it
 ACTOR_CHARS_MAX: Final = 200
 SUBJECT_CHARS_MAX: Final = 300
@@ -134,6 +139,12 @@ def append(head: Head | None, last_time_ns: int, draft: Draft, clock_ns: int) ->
     return entry
 
 
+def with_state(draft: Draft, state: SubjectState) -> Draft:
+    """The draft, holding the state that it brings into force."""
+    held = json.loads(encode_state(state))
+    return replace(draft, evidence={**draft.evidence, IN_FORCE: held})
+
+
 def encode_entry(entry: Entry) -> bytes:
     """Canonical JSON: sorted keys, no white space, UTF-8. Equal entries give equal bytes."""
     return _canonical({name: getattr(entry, name) for name in _FIELDS} | {"format": FORMAT})
@@ -239,6 +250,29 @@ def vouched(values: Sequence[bytes | None], head: Head | None) -> tuple[Entry, .
     return tuple(reversed(found))
 
 
+def place_of(values: Sequence[bytes | None], kept: str) -> int | None:
+    """Where the record with this hash stands; None where no record has it."""
+    return next((i for i, v in enumerate(values) if v is not None and hash_of(v) == kept), None)
+
+
+def misfit_of_states(entries: Iterable[Entry], states: Iterable[SubjectState]) -> str:
+    """A sentence where the states in force are not those that the chain says; empty when they are.
+
+    A mode that was set past the chain, or a control topic that was cut, shows here.
+    """
+    told = {e.subject: e.evidence[IN_FORCE] for e in entries if IN_FORCE in e.evidence}
+    held = {state.subject: json.loads(encode_state(state)) for state in states}
+    for subject in sorted(told.keys() | held.keys()):
+        if subject not in told:
+            return f"{subject}: in force is {_state(held[subject])}, of which no entry tells"
+        if subject not in held:
+            return f"{subject}: an entry set {_state(told[subject])}, which is not in force"
+        if told[subject] != held[subject]:
+            what = f"the newest entry set {_state(told[subject])}"
+            return f"{subject}: {what}, in force is {_state(held[subject])}"
+    return ""
+
+
 _DRAFT_FIELDS: Final = tuple(Draft.__dataclass_fields__)
 _FIELDS: Final = tuple(Entry.__dataclass_fields__)
 _NAMES: Final = {*_FIELDS, "format"}
@@ -274,6 +308,13 @@ def _head_misfit(found: Head | None, kept: Head | None) -> str:
         f"the hash of the last entry {found.number} is {found.hash[:16]}…, "
         f"the head kept is {kept.hash[:16]}…"
     )
+
+
+def _state(state: JSON) -> str:
+    mode, version = (
+        (state.get("mode"), state.get("version")) if isinstance(state, dict) else ("", "")
+    )
+    return f"{mode} (version {version})"
 
 
 def _head_at_end(values: Sequence[bytes | None]) -> Head | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +36,7 @@ from seamline.schemas.audit import (
     encode_entry,
     encode_head,
     vouched,
+    with_state,
 )
 from seamline.schemas.errors import ContractError, TransportError, UsageError
 from seamline.schemas.modes import HEAD_KEY, ModeBook, SubjectState, encode_state
@@ -66,7 +67,8 @@ class OutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one decision writes. `states` and `records` never go without an entry."""
+    """What one decision writes. `states` and `records` never go without an entry: a state needs a
+    draft of its own subject, whose evidence then holds the state as `in_force`."""
 
     drafts: tuple[Draft, ...] = ()
     states: tuple[SubjectState, ...] = ()
@@ -165,6 +167,14 @@ class GovernanceLog:
                 took_s = time.monotonic() - began_s
                 time.sleep(random.uniform(0, min(BACKOFF_MAX_S, took_s * 2**again)))
         raise _given_up(tried, last)
+
+    def preview(
+        self, decide: Callable[[Governed], Change], clock_ns: Callable[[], int] = time.time_ns
+    ) -> tuple[Entry, ...]:
+        """The entries that `commit` would write now. Writes nothing and fences nobody."""
+        chain = self.chain()
+        change = decide(_governed(chain))
+        return () if change == Change() else _entries(chain, change, clock_ns())
 
     def _take(self, producer: TransactionalProducer) -> Chain:
         """Take the id, then read: from now on nobody writes without this producer being fenced."""
@@ -283,11 +293,20 @@ def _entries(chain: Chain, change: Change, clock_ns: int) -> tuple[Entry, ...]:
     known = vouched(chain.values, chain.head)
     head, last_ns = _place(chain), known[-1].time_ns if known else 0
     entries = []
-    for draft in change.drafts:
+    for draft in _with_states(change):
         entry = append(head, last_ns, draft, clock_ns)
         entries.append(entry)
         head, last_ns = entry.head, entry.time_ns
     return tuple(entries)
+
+
+def _with_states(change: Change) -> Iterator[Draft]:
+    """The last draft of a subject says what its state is from now on."""
+    states = {state.subject: state for state in change.states}
+    last = {draft.subject: at for at, draft in enumerate(change.drafts)}
+    for at, draft in enumerate(change.drafts):
+        state = states.get(draft.subject)
+        yield with_state(draft, state) if state is not None and last[draft.subject] == at else draft
 
 
 def _place(chain: Chain) -> Head | None:
@@ -312,6 +331,14 @@ def _check(book: ModeBook, change: Change) -> None:
             parameter="records",
             value=len(change.records),
             fix=f"At most {RECORDS_MAX}: make several changes",
+        )
+    unsaid = {state.subject for state in change.states} - {d.subject for d in change.drafts}
+    if unsaid:
+        raise UsageError(
+            "a state of a subject is written with an entry of that subject",
+            parameter="states",
+            value=sorted(unsaid),
+            fix="Give a Draft of each of these subjects",
         )
     known: dict[str, int] = {}
     for state in change.states:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from seamline.schemas.errors import SeamlineError, TransportError, UsageError
 
@@ -77,7 +78,7 @@ def emit_rows(
             # Names stay whole and can be copied; the rest folds, and nothing is cut off.
             table.add_column(column, no_wrap=at == 0, overflow="fold")
         for row in rows:
-            table.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
+            table.add_row(*(_cell(row.get(c)) for c in columns))
         Console(highlight=False).print(table)
 
 
@@ -93,5 +94,12 @@ def emit_object(answer: Mapping[str, Any], fmt: Format, *, title: str | None = N
     table = Table("field", "value", title=title, title_justify="left")
     for key, value in answer.items():
         shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-        table.add_row(key, shown)
+        table.add_row(key, _cell(shown))
     Console(highlight=False).print(table)
+
+
+def _cell(value: object) -> Text:
+    """What a person wrote may hold anything: brackets are no markup, and no character but a new
+    line reaches the terminal as a command."""
+    text = "" if value is None else str(value)
+    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
