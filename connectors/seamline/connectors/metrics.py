@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
+from threading import Lock
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from prometheus_client import (
     CollectorRegistry,
@@ -55,11 +58,7 @@ class Metrics:
         def gauge(name: str, what: str, *labels: str) -> Gauge:
             return Gauge(name, what, labels, registry=self.registry)
 
-        self.validation_failures = counter(
-            "seamless_schema_validation_failures_total",
-            "Records that failed a schema check, by subject and mode of the subject",
-            *("subject", "mode"),
-        )
+        self.validation_failures = _failures_counter(self.registry)
         self.records_in = counter(
             "seamline_worker_records_in_total", "Landed records read", "preset", "topic"
         )
@@ -176,6 +175,49 @@ class Metrics:
             self.lag.remove(preset_id, topic, str(partition))
 
 
+class ValidationFailures:
+    """`seamless_schema_validation_failures_total` of a process that is no worker: an SDK producer
+    or reader. Those that share a registry share the series. May be used by any thread."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry or CollectorRegistry()
+        with _FAILURES_LOCK:
+            if self.registry not in _FAILURES:
+                _FAILURES[self.registry] = _failures_counter(self.registry)
+            self._counter = _FAILURES[self.registry]
+
+    def create(self, subjects: Iterable[str], modes: Iterable[str]) -> None:
+        """Make the series of every (subject, mode) at 0."""
+        for subject, mode in product(subjects, modes):
+            self._counter.labels(subject, mode)
+
+    def add(self, subject: str, mode: str, count: int) -> None:
+        """So many records failed a check."""
+        self._counter.labels(subject, mode).inc(count)
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """(subject, mode) -> records that failed."""
+        return {
+            (sample.labels["subject"], sample.labels["mode"]): int(sample.value)
+            for metric in self._counter.collect()
+            for sample in metric.samples
+        }
+
+
+def _failures_counter(registry: CollectorRegistry) -> Counter:
+    return Counter(
+        "seamless_schema_validation_failures_total",
+        "Records that failed a schema check, by subject and mode of the subject",
+        ("subject", "mode"),
+        registry=registry,
+    )
+
+
+_FAILURES: Final[WeakKeyDictionary[CollectorRegistry, Counter]] = WeakKeyDictionary()
+_FAILURES_LOCK: Final = Lock()
+
+
 class LiveMetrics:
     """The series of one live connector, read from its own counters when they are scraped.
 
@@ -213,7 +255,9 @@ class LiveMetrics:
             yield gauge
 
 
-def serve(metrics: Metrics | LiveMetrics, port: int, host: str | None = None) -> int:
+def serve(
+    metrics: Metrics | LiveMetrics | ValidationFailures, port: int, host: str | None = None
+) -> int:
     """Answer scrapes on `host:port` from a thread of its own; the port (0 takes a free one).
 
     `host` is `SEAMLINE_METRICS_HOST` if not given, else this machine only. Raises UsageError when

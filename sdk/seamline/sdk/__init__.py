@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seamline.schemas.errors import ConformancePipelineError, SchemaValidationError
     from seamline.sdk.certificate import verify
     from seamline.sdk.conforming import ConformedFrame, conform
+    from seamline.sdk.producing import Producer, Sent
     from seamline.sdk.stitching import SeamStream, stitch
     from seamline.streams.kernel.conformance import ConformancePipeline, RegressionReportStage
     from seamline.streams.kernel.conformance_options import options as conformance_options
@@ -45,12 +46,14 @@ __all__ = [
     "Gap",
     "LateBar",
     "Position",
+    "Producer",
     "RegressionReportStage",
     "Revision",
     "SchemaRollupStage",
     "SchemaValidationError",
     "SeamBroken",
     "SeamStream",
+    "Sent",
     "TemporalRollupStage",
     "conform",
     "conformance_options",
@@ -72,6 +75,7 @@ _HOMES = {
     "ConformancePipelineError": "seamline.schemas.errors",
     "ConformanceReport": f"{_CONFORMANCE}_report",
     "ConformedFrame": "seamline.sdk.conforming",
+    **dict.fromkeys(("Producer", "Sent"), "seamline.sdk.producing"),
     "RegressionReportStage": _CONFORMANCE,
     "SchemaRollupStage": "seamline.streams.kernel.schema_rollup",
     "SchemaValidationError": "seamline.schemas.errors",

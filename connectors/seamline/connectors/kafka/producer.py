@@ -32,6 +32,7 @@ from seamline.schemas.errors import SeamlineError, TransportError, UsageError
 Headers = Sequence[tuple[str, bytes]]
 Want = Literal["none", "first", "all"]
 Delivery = Callable[[KafkaError | None, Message], None]
+Settled = Callable[[bytes | None, bytes | None, str | None], None]
 WireHeaders = list[tuple[str, str | bytes | None]] | None
 # Positional, because 20,000 keyword calls a transaction are measurable: topic, value, key,
 # partition, callback, on_delivery, timestamp, headers.
@@ -394,11 +395,20 @@ class DeliveryCounts:
 class IdempotentProducer:
     """Records one by one, retried by the client in order and without duplicates.
 
-    Not for use by two threads at once.
+    `settled(key, value, why)` is called for each record whose result is known, in the thread that
+    sends, polls or flushes; `why` is None for a record that was delivered. Not for use by two
+    threads at once.
     """
 
-    def __init__(self, cluster: Cluster, settings: ProducerSettings | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: ProducerSettings | None = None,
+        *,
+        settled: Settled | None = None,
+    ) -> None:
         self._cluster = cluster
+        self._settled = settled
         self._settings = settings or ProducerSettings(linger_ms=1)
         self._causes = Causes()
         config = idempotent_config(cluster, self._settings)
@@ -480,9 +490,13 @@ class IdempotentProducer:
         try:
             self.flush(timeout_s)
         finally:
-            with suppress(*RAISED):
-                self._producer.purge()
-                self._producer.poll(0)
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of what still waits. Never raises."""
+        with suppress(*RAISED):
+            self._producer.purge()
+            self._producer.poll(0)
 
     def _flush_slice(self, left_s: float) -> int:
         """Records still queued after a slice of the wait: between slices a refusal is seen."""
@@ -497,6 +511,8 @@ class IdempotentProducer:
         else:
             self._counts.failed += 1
             self._failure = error
+        if self._settled is not None:
+            self._settled(message.key(), message.value(), None if error is None else error.str())
 
     def _error(self, error: KafkaError, doing: str) -> TransportError:
         return transport_error(error, doing=doing, cluster=self._cluster, causes=self._causes)
