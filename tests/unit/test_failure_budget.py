@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seamline.schemas.errors import UsageError
@@ -93,6 +93,7 @@ def test_what_is_no_limit_and_no_count_is_refused() -> None:
     assert budget(records=0, share_ppm=0).add(STRICT, 1, 1, 1, T0) is not None
 
 
+laws = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 COMMITS = st.lists(
     st.tuples(
         st.integers(0, 40),  # seconds since the commit before
@@ -103,6 +104,7 @@ COMMITS = st.lists(
 )
 
 
+@laws
 @given(COMMITS, st.integers(0, 30), st.integers(0, 5_000))
 def test_it_is_spent_when_a_plain_count_over_the_slots_says_so(
     commits: Sequence[tuple[int, int, int]], records: int, share_ppm: int
@@ -124,6 +126,7 @@ def test_it_is_spent_when_a_plain_count_over_the_slots_says_so(
             assert (spent.seen, spent.failed) == (all_seen, all_failed)
 
 
+@laws
 @given(st.lists(st.integers(-(10**18), 10**18), max_size=200))
 def test_memory_is_bounded_whatever_the_clock_says(times: Sequence[int]) -> None:
     made = budget()

@@ -30,6 +30,20 @@ def test_validation_failures_exist_at_zero_for_every_subject_and_mode() -> None:
         assert f"seamless_schema_validation_failures_total{labels} 0.0" in shown
 
 
+def test_demotions_by_the_budget_exist_at_zero_and_are_counted() -> None:
+    metrics = made()
+    subject = FAILURES[0][0]
+    for name in ("demotions", "demotion_failures"):
+        series = f'seamline_schema_budget_{name}_total{{subject="{subject}"}}'
+        assert f"{series} 0.0" in text(metrics)
+    metrics.budget_demoted(subject)
+    metrics.budget_demotion_failed(subject)
+    metrics.budget_demotion_failed(subject)
+    shown = text(metrics)
+    assert f'budget_demotions_total{{subject="{subject}"}} 1.0' in shown
+    assert f'budget_demotion_failures_total{{subject="{subject}"}} 2.0' in shown
+
+
 def test_a_commit_counts_what_was_in_it() -> None:
     metrics = made()
     metrics.committed(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seamline.schemas.audit import GENESIS, Entry
@@ -232,9 +232,11 @@ def test_a_policy_that_is_none_is_refused(name: str) -> None:
         PromotionPolicy(**{name: -1})
 
 
+laws = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 RULES = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(1, 9))
 
 
+@laws
 @given(RULES, RULES)
 def test_nothing_blocked_passes_without_being_answered_for_and_no_exception_is_idle(
     blocked: dict[str, int], accepted: dict[str, int]

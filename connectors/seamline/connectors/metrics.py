@@ -59,6 +59,7 @@ class Metrics:
             return Gauge(name, what, labels, registry=self.registry)
 
         self.validation_failures = _failures_counter(self.registry)
+        self._make_budget_series(counter)
         self.records_in = counter(
             "seamline_worker_records_in_total", "Landed records read", "preset", "topic"
         )
@@ -113,12 +114,26 @@ class Metrics:
             *("preset", "partition", "state"),
         )
 
+    def _make_budget_series(self, counter: Callable[..., Counter]) -> None:
+        self.budget_demotions = counter(
+            "seamline_schema_budget_demotions_total",
+            "Times that this worker took a subject back to canary because its budget was spent",
+            "subject",
+        )
+        self.budget_demotion_failures = counter(
+            "seamline_schema_budget_demotion_failures_total",
+            "Attempts of this worker to do so that failed; strict went on blocking",
+            "subject",
+        )
+
     def create(
         self, preset_id: str, topics: Iterable[str], failures: Iterable[tuple[str, str]]
     ) -> None:
         """Make the series of a preset at 0. `topics`: roles; `failures`: (subject, mode)."""
         for subject, mode in failures:
             self.validation_failures.labels(subject, mode)
+            self.budget_demotions.labels(subject)
+            self.budget_demotion_failures.labels(subject)
         for topic in topics:
             self.records_in.labels(preset_id, topic)
             self.expired.labels(preset_id, topic)
@@ -154,6 +169,12 @@ class Metrics:
             self.validation_failures.labels(subject, mode).inc(count)
         if seals:
             self.seals.labels(preset_id).inc(seals)
+
+    def budget_demoted(self, subject: str) -> None:
+        self.budget_demotions.labels(subject).inc()
+
+    def budget_demotion_failed(self, subject: str) -> None:
+        self.budget_demotion_failures.labels(subject).inc()
 
     def entered(self, preset_id: str, partition: int, state: str) -> None:
         """An owner is in `state` now; a state outside OWNER_STATES removes its series."""

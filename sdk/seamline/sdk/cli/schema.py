@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from seamline.sdk.cli import schema_audit
+from seamline.sdk.cli import schema_audit, schema_mode
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_rows
 
 LIST_COLUMNS = ("subject", "record", "version", "fingerprint", "strict_level")
@@ -26,6 +26,7 @@ schema_app = typer.Typer(name="schema", help="Schemas and their modes.", no_args
 def register(app: typer.Typer) -> None:
     app.add_typer(schema_app, name="schema")
     schema_audit.register(schema_app)
+    schema_mode.register(schema_app)
 
 
 @schema_app.command("list")

@@ -86,7 +86,7 @@ class FailureBudget:
         self._passed_ns = 0
 
     def add(self, mode: str, version: int, seen: int, failed: int, now_ns: int) -> Spent | None:
-        """Count one commit: of `seen` records `failed` broke a rule. Whether that is too many.
+        """Count one commit: of `seen` records `failed` were blocked. Whether that is too many.
 
         Another version begins a new count, a mode other than strict none. Commits of an older
         version that come late are left out. Raises UsageError for counts below 0.
