@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from preset_fixture import MakePreset
+from seamline.connectors.registry.access import RegistryAuth
 from seamline.connectors.registry.client import RegistrySettings, RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import (
     ensure_registered,
@@ -94,7 +95,7 @@ def test_an_id_that_means_another_schema_is_refused(
     verify(client, "x-value", SCHEMAS["bar"], ids["bar"])
     with pytest.raises(ContractError, match="means another schema") as raised:
         verify(client, "x-value", SCHEMAS["bar"], ids["bar_block"])
-    assert raised.value.fields["schema"] == "bar"
+    assert raised.value.fields["expected"] == SCHEMAS["bar"].fingerprint
     assert raised.value.fields["found"] == SCHEMAS["bar_block"].fingerprint
 
 
@@ -176,4 +177,4 @@ def test_a_url_that_is_no_registry_says_so(world: World) -> None:
     with pytest.raises(UsageError):
         RemoteSchemaRegistryClient("ftp://127.0.0.1")
     with pytest.raises(UsageError, match="user:password"):
-        RemoteSchemaRegistryClient("http://127.0.0.1", "me")
+        RemoteSchemaRegistryClient("http://127.0.0.1", RegistryAuth("me"))

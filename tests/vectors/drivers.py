@@ -7,6 +7,7 @@ from vectors import (
     coverage_drivers,
     feed_drivers,
     fingerprint_drivers,
+    governance_drivers,
     provider_drivers,
     timeframe_drivers,
 )
@@ -19,6 +20,7 @@ MODULES = (
     coverage_drivers,
     feed_drivers,
     fingerprint_drivers,
+    governance_drivers,
     provider_drivers,
     timeframe_drivers,
 )

@@ -173,23 +173,23 @@ def _check(world: World) -> None:
 
 
 def _fault(world: World) -> TransportError | None:
-    from seamline.connectors.embedded.readiness import registry_complaint
     from seamline.connectors.kafka.probe import ask_cluster
-    from seamline.connectors.world import REGISTRY_VARIABLE
+    from seamline.connectors.registry.client import RegistrySettings, RemoteSchemaRegistryClient
 
     try:
         ask_cluster(world.cluster)
     except TransportError as error:
         return error
-    complaint = registry_complaint(world.registry_url, world.registry_auth)
-    if complaint is None:
-        return None
-    return TransportError(
-        f"no schema registry answers: {complaint}",
-        parameter=REGISTRY_VARIABLE,
-        value=world.registry_url,
-        fix="Check the address, or unset both variables to use the embedded stack",
+    registry = RemoteSchemaRegistryClient(
+        world.registry_url, world.registry_auth, RegistrySettings(retries=0)
     )
+    try:
+        registry.ready()
+    except TransportError as error:
+        return error
+    finally:
+        registry.close()
+    return None
 
 
 def _shown(world: World, more: Mapping[str, Any]) -> dict[str, Any]:
