@@ -72,7 +72,9 @@ class Counted:
 
 
 def guard(log: HeldLog, told: Counted, actor: str = "worker:1") -> BudgetGuard:
-    made = BudgetGuard(log, [SUBJECT], actor=actor, told=told, clock_ns=lambda: NOW, again_s=0.001)
+    made = BudgetGuard(
+        lambda: log, [SUBJECT], actor=actor, told=told, clock_ns=lambda: NOW, again_s=0.001
+    )
     made.start()
     return made
 

@@ -57,13 +57,13 @@ class Told(Protocol):
 class BudgetGuard:
     """The budgets of the landing subjects of one worker. `actor`: the worker's name.
 
-    `registry` None: its level is left to the next command. `start` before `stop`; `count` at any
-    time, from any thread.
+    `governance` is asked for a log when one is needed: most workers never do. `registry` None: its
+    level is left to the next command. `start` before `stop`; `count` at any time, from any thread.
     """
 
     def __init__(
         self,
-        governance: Commits,
+        governance: Callable[[], Commits],
         subjects: Iterable[str],
         *,
         actor: str,
@@ -73,7 +73,7 @@ class BudgetGuard:
         clock_ns: Callable[[], int] = time.time_ns,
         again_s: float = AGAIN_S,
     ) -> None:
-        self._log, self._registry, self._told = governance, registry, told
+        self._governance, self._registry, self._told = governance, registry, told
         self._actor, self._clock_ns, self._again_s = actor, clock_ns, again_s
         self._lock = threading.Lock()
         # One of each for every subject, so bounded by them; guarded by the lock.
@@ -125,7 +125,9 @@ class BudgetGuard:
         wait_s = self._again_s
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                entries = self._log.commit(lambda now: self._decide(now, spent), self._clock_ns)
+                entries = self._governance().commit(
+                    lambda now: self._decide(now, spent), self._clock_ns
+                )
             except Exception as error:
                 # Whatever it was: strict goes on, and nobody may take that for a demotion.
                 self._say_failed(spent, attempt, error)
