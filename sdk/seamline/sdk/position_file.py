@@ -1,16 +1,15 @@
 """Positions as files: what `seamline read --position` resumes from and writes.
 
-Decides: how a file is replaced: written beside, synced, renamed, the folder synced. Invariants: at
-every instant the file is a whole position, the former or the new one; a file that is no position is
-never overwritten, it is refused when it is loaded. Must not know: what a position means.
+Decides: what of a file is refused. Invariants: at every instant the file is a whole position, the
+former or the new one; a file that is no position is never overwritten, it is refused when it is
+loaded. Must not know: what a position means.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
+from seamline.connectors.stores.whole_file import replace_file
 from seamline.schemas.errors import UsageError
 from seamline.streams.kernel.seam_position import TEXT_MAX, Position
 
@@ -33,21 +32,9 @@ def load(path: Path) -> Position | None:
 
 def save(position: Position, path: Path) -> None:
     """Replace the file. Raises UsageError when it cannot be written; the former one is kept."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(position.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, position.to_json() + "\n")
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise UsageError(
             f"cannot be written: {error}", parameter="position", value=str(path)
         ) from None
