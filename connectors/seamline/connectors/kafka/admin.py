@@ -34,6 +34,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import Causes, error_of, moved, quiet_config, transport_error
 from seamline.schemas.errors import SeamlineError, UsageError
+from seamline.schemas.times import NS_PER_MS
 
 TP = tuple[str, int]
 Isolation = Literal["read_committed", "read_uncommitted"]
@@ -88,6 +89,13 @@ class Admin:
     def begin_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
         """The first offset that is retained. Compaction does not move it: a record may be later."""
         return self._offsets(tps, _EARLIEST, "read_uncommitted")
+
+    def offsets_at(self, tps: Iterable[TP], time_ns: int) -> dict[TP, int | None]:
+        """The first offset of each with a record of this time or a later one, whole milliseconds;
+        None where there is none. By the append time where the topic is `LogAppendTime`."""
+        spec = OffsetSpec.for_timestamp(time_ns // NS_PER_MS)
+        found = self._offsets(tps, spec, "read_uncommitted")
+        return {tp: offset if offset >= 0 else None for tp, offset in found.items()}
 
     def brokers(self) -> tuple[int, ...]:
         """Ids of the live brokers."""

@@ -50,6 +50,11 @@ class Message(NamedTuple):
     value: bytes | None
     headers: Headers
 
+    @property
+    def timestamp(self) -> int:
+        """As a landed record calls it (`streams.kernel.protocol.Record`): milliseconds."""
+        return self.timestamp_ms
+
 
 @dataclass(frozen=True, slots=True)
 class ReaderSettings:
