@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamline.sdk.cli import schema_audit, schema_mode
+from seamline.sdk.cli import schema_audit, schema_mode, schema_rehearse
 from seamline.sdk.cli.actor import ActorOption, actor_named
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows, notices
 from seamline.sdk.cli.stack import DirOption
@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(schema_app, name="schema")
     schema_audit.register(schema_app)
     schema_mode.register(schema_app)
+    schema_rehearse.register(schema_app)
 
 
 @schema_app.command("list")
