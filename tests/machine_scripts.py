@@ -282,7 +282,7 @@ def decide_and_lose(world: World, role: Role) -> None:
     at = world.machine.position[role]
     records = world.landed[role][at:]
     if records:
-        world.machine.step(role, records, 0, world.clock_ns)
+        world.machine.step(role, records, 0, world.clock_ns, world.policy)
     world.crash()
     world.run("live")
 

@@ -4,7 +4,7 @@ the log says in the end. For tests of the machine and of the kernel behind it.""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from seamline.schemas.codec_blocks import decode_block, encode_block
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS, Schema
 from seamline.schemas.fingerprint import block_digest, merkle_root
+from seamline.schemas.modes import CANARY, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import NS_PER_MS, NS_PER_S
@@ -24,12 +25,18 @@ from seamline.streams.apps.factory import OhlcvFactory
 from seamline.streams.kernel.machine import PartitionMachine
 from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
 from seamline.streams.kernel.protocol import Role, Step
+from seamline.streams.kernel.writers import Resolve
 
 MINUTE_NS = 60 * NS_PER_S
 IDS = {name: number + 10 for number, name in enumerate(SCHEMAS)}
 NAMES = {number: name for name, number in IDS.items()}
 START_NS = 1_700_006_400 * NS_PER_S  # a block start of one-minute bars
 CLOCK_NS = START_NS + 400 * 24 * 3_600 * NS_PER_S
+
+
+def in_canary(subject: str) -> Policy:
+    """Nobody has set a mode."""
+    return Policy(CANARY)
 
 
 def resolve(number: int) -> Schema | None:
@@ -135,7 +142,8 @@ class World:
     directory: Path
     presets: tuple[Preset, ...] = (PARENT, FIVE, HOUR)
     mode: str = "canary"
-    resolve: Callable[[int], Schema | None] = resolve
+    resolve: Resolve = resolve
+    tombstones: frozenset[str] = frozenset()
     log: MemoryLog = field(default_factory=lambda: MemoryLog(0))
     clock_ns: int = CLOCK_NS
     machine: PartitionMachine = field(init=False)
@@ -153,11 +161,15 @@ class World:
             derived=self.presets[1:],
             ids=IDS,
             resolve=self.resolve,
-            mode=self.mode,
+            policies=lambda _subject: self.policy,
             owner="test",
             directory=self.directory,
         )
         return factory.rebuild(self.log)
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.mode, 0, self.tombstones)
 
     def crash(self) -> None:
         """Lose the machine and make it again from the log."""
@@ -189,7 +201,7 @@ class World:
         start = 0
         while start < len(records):
             self.clock_ns += NS_PER_MS
-            step = self.machine.step(role, records, start, self.clock_ns)
+            step = self.machine.step(role, records, start, self.clock_ns, self.policy)
             self.log.commit(self.machine, step)
             self.steps.append(step)
             start = step.next_index

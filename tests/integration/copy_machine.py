@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seamline.connectors.world import World
+from seamline.schemas.modes import CANARY, Policies, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import POSITION_KEY, topic_name
 from seamline.streams.kernel.intake import POISONED
@@ -48,7 +49,9 @@ class CopyMachine:
     def frontier_ns(self) -> int | None:
         return None
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
         taken = records[start : start + STEP_ROWS_MAX]
         if taken[0].offset < self._position[role]:
             raise AssertionError(f"{role}: offset {taken[0].offset} again, at {self._position}")
@@ -113,6 +116,9 @@ class CopyFactory:
         roles = ("conformed", "quarantine", "positions")
         return [topic_name(self._preset_id, role) for role in roles]
 
+    def policy(self, role: Role) -> Policy:
+        return Policy(CANARY)
+
     def rebuild(self, reader: PartitionReader) -> CopyMachine:
         position: dict[str, int] = dict.fromkeys(ROLES, 0)
         for key, value, _ in reader.latest(topic_name(self._preset_id, "positions")):
@@ -122,6 +128,10 @@ class CopyFactory:
 
 
 def copy_factory(
-    preset: Preset, derived: tuple[Preset, ...], world: World, directory: Path
+    preset: Preset,
+    derived: tuple[Preset, ...],
+    world: World,
+    directory: Path,
+    policies: Policies,
 ) -> CopyFactory:
     return CopyFactory(preset.id)

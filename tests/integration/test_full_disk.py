@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from integration.app_harness import Harness, app_running
-from machine_world import Row, columns_of
+from machine_world import Row, columns_of, in_canary
 from preset_fixture import FreshPreset, MakePreset
 from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.stores.block_index import SqliteIndex
@@ -100,7 +100,7 @@ def test_an_owner_waits_for_room_and_loses_nothing(
 ) -> None:
     fresh = fresh_preset(block_rows=10)
     partition = partition_of(SYMBOL, fresh.preset.partitions)
-    factory = make_factory(fresh.preset, fresh.derived, world, tmp_path)
+    factory = make_factory(fresh.preset, fresh.derived, world, tmp_path, in_canary)
     full = False
     opened = SqliteIndex._open
 

@@ -13,6 +13,7 @@ import pytest
 
 from faults.bars import Bars
 from integration.hanging_rows import leave_open, unverified
+from machine_world import in_canary
 from preset_fixture import FreshPreset, MakePreset
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.partition_reader import LogReader
@@ -26,7 +27,6 @@ from seamline.streams.apps.tenure import Place, Tenure
 from seamline.streams.kernel.lost_markers import Fate
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.protocol import ROLES, MachineFactory
-from seamline.streams.kernel.validate import CANARY
 
 ROWS = 37 * 300  # of each step: 300 minutes of each of 37 symbols, more than a block
 DERIVED = ("5m",)
@@ -70,7 +70,7 @@ class Plane:
             derived=fresh.derived,
             ids=fresh.ids,
             resolve=schemas.get,
-            mode=CANARY,
+            policies=in_canary,
             owner="test",
             directory=directory,
         )
@@ -112,7 +112,8 @@ class Plane:
         reader = LogReader(self.cluster, 0, self.admin)
         machine = self.factory.rebuild(reader)
         at = machine.position["live"]
-        step = machine.step("live", self.landed(at, at + ROWS), 0, time.time_ns())
+        policy = self.factory.policy("live")
+        step = machine.step("live", self.landed(at, at + ROWS), 0, time.time_ns(), policy)
         unmarked = [t for t in self.factory.outputs() if parse_topic(t)[1] in roles]
         leave_open(self.cluster, self.place.transactional_id, step.batches, unmarked, commit=commit)
         machine.close()

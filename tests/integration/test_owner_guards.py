@@ -17,6 +17,7 @@ from integration.plain_preset import fresh
 from seamline.connectors.kafka.faults import FencedError
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.world import World
+from seamline.schemas.modes import Policy
 from seamline.schemas.topics import POSITION_KEY, topic_name
 from seamline.streams.apps.lane import LaneConsumer
 from seamline.streams.apps.owner import OwnerSettings
@@ -144,10 +145,12 @@ class Ticking(CopyMachine):
 
     told: list[str]
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
         time.sleep(0.01)
         self.told.append("step")
-        return super().step(role, records, start, clock_ns)
+        return super().step(role, records, start, clock_ns, policy)
 
     def tick(self, clock_ns: int) -> Step | None:
         self.told.append("tick")

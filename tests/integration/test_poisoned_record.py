@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from integration.app_harness import Harness, app_running
-from machine_world import Row, columns_of
+from machine_world import Row, columns_of, in_canary
 from preset_fixture import FreshPreset, MakePreset
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import IdempotentProducer
@@ -19,6 +19,7 @@ from seamline.connectors.kafka.reader import Message, read_range
 from seamline.connectors.world import World
 from seamline.schemas.codec import ConformedDecoder, encode_bars
 from seamline.schemas.errors import TransportError
+from seamline.schemas.modes import Policy
 from seamline.schemas.topics import partition_of
 from seamline.streams.apps.factory import make_factory
 from seamline.streams.apps.owner import OwnerSettings
@@ -48,8 +49,10 @@ class Tripping:
     def frontier_ns(self) -> int | None:
         return self._machine.frontier_ns
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
-        step = self._machine.step(role, records, start, clock_ns)
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
+        step = self._machine.step(role, records, start, clock_ns, policy)
         if any(record.value == self._maker.poison for record in records[: step.next_index]):
             self._maker.failed.append(len(records))
             raise self._maker.error
@@ -82,6 +85,9 @@ class TrippingFactory:
     def outputs(self) -> Sequence[str]:
         return self._factory.outputs()
 
+    def policy(self, role: Role) -> Policy:
+        return self._factory.policy(role)
+
     def rebuild(self, reader: PartitionReader) -> Machine:
         return Tripping(self._factory.rebuild(reader), self)
 
@@ -89,7 +95,7 @@ class TrippingFactory:
 def tripping(
     fresh: FreshPreset, directory: Path, value: bytes, error: Exception
 ) -> TrippingFactory:
-    real = make_factory(fresh.preset, fresh.derived, fresh.world, directory)
+    real = make_factory(fresh.preset, fresh.derived, fresh.world, directory, in_canary)
     return TrippingFactory(real, value, error)
 
 

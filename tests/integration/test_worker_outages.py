@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from e2e.workers import WorkerProcess, await_that
-from machine_world import Row, columns_of
+from machine_world import Row, columns_of, in_canary
 from preset_making import FreshPreset, make_preset
 from seamline.connectors.embedded import stack
 from seamline.connectors.governance.follow import ModeFollower
@@ -159,7 +159,7 @@ def test_known_schemas_flow_on_without_a_registry_and_an_unknown_one_waits_in_qu
     plane.await_bars("bars of known schemas without a registry")
     # A worker that starts now could not know what its ids mean: it says so and does not start.
     with pytest.raises(TransportError, match="does not answer") as told:
-        make_factory(plane.fresh.preset, (), plane.world, tmp_path)
+        make_factory(plane.fresh.preset, (), plane.world, tmp_path, in_canary)
     assert told.value.value == plane.world.registry_url and told.value.fix is not None
     stack.up(plane.home)
     # The registry is asked again a moment after it failed.

@@ -110,7 +110,7 @@ def read(world: World, role: Role, restart: Callable[[], bool] = never) -> None:
     """All that has landed; each step is offered everything and takes what it may."""
     while (start := world.machine._next[role]) < len(world.landed[role]):
         world.clock_ns += NS_PER_MS
-        step = world.machine.step(role, world.landed[role][start:], 0, world.clock_ns)
+        step = world.machine.step(role, world.landed[role][start:], 0, world.clock_ns, world.policy)
         world.log.commit(world.machine, step)
         if restart():
             world.crash()
@@ -309,7 +309,7 @@ def test_known_time_grows_although_the_clock_stands_or_goes_back(jumps: list[int
             world.clock_ns += jump * NS_PER_MS
             world.land_bars("live", [Row(SYMBOLS[0], minute, 100.0)])
             (record,) = world.landed["live"][minute:]
-            step = world.machine.step("live", [record], 0, world.clock_ns)
+            step = world.machine.step("live", [record], 0, world.clock_ns, world.policy)
             world.log.commit(world.machine, step)
         topic = topic_name(setup.presets[0].id, "conformed")
         decoded = ConformedDecoder().decode([r.value or b"" for r in world.log.topics[topic]])

@@ -10,6 +10,7 @@ from seamline.schemas.codec import ConformedDecoder, encode_conformed
 from seamline.schemas.codec_blocks import decode_block, encode_block
 from seamline.schemas.columns import PROVISIONAL
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.modes import Policy
 from seamline.schemas.records import decode_record, encode_record
 from seamline.streams.kernel.chunk import Chunk
 from seamline.streams.kernel.feed import BarFeed
@@ -96,8 +97,10 @@ class Wrapped:
     def frontier_ns(self) -> int | None:
         return self._machine.frontier_ns
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
-        return self._changed(self._machine.step(role, records, start, clock_ns))
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
+        return self._changed(self._machine.step(role, records, start, clock_ns, policy))
 
     def tick(self, clock_ns: int) -> Step | None:
         step = self._machine.tick(clock_ns)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seamline.sdk.cli.main import app
-from seamline.streams.kernel.rules import RULES
+from seamline.streams.kernel.rules import FATES, RULES
 
 
 def said(*words: str, status: int = 0) -> tuple[str, str]:
@@ -26,6 +26,7 @@ def test_a_rule_as_json_is_the_whole_of_its_registry_entry(rule: str) -> None:
         "title": found.title,
         "kinds": list(found.kinds),
         "stage": found.stage,
+        **{mode: f"{word}: {FATES[word]}" for mode, word in found.agent.items()},
         "severity": dict(found.severity),
         "explanation": found.explanation,
     }
@@ -39,12 +40,14 @@ def test_a_rule_as_a_table_holds_the_whole_paragraph() -> None:
     assert RULES["duplicate_conflict"].explanation in cells
 
 
-def test_without_a_rule_all_are_listed_with_their_severities() -> None:
+def test_without_a_rule_all_are_listed_with_their_modes_and_severities() -> None:
     rows = json.loads(said("-o", "json")[0])
     assert [row["rule"] for row in rows] == list(RULES)
     for row in rows:
         assert {p: row[p] for p in ("strict-blocking", "permissive")} == RULES[row["rule"]].severity
-    assert said("-o", "csv")[0].splitlines()[0] == "rule,strict-blocking,permissive,title"
+        assert {mode: row[mode] for mode in ("canary", "strict")} == RULES[row["rule"]].agent
+    first = said("-o", "csv")[0].splitlines()[0]
+    assert first == "rule,canary,strict,strict-blocking,permissive,title"
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_position_covers_no_record_that_a_step_did_not_take(
 ) -> None:
     monkeypatch.setattr(machine, "STEP_ROWS_MAX", 10)
     world.land_bars("live", bars(range(25)))
-    step = world.machine.step("live", world.landed["live"], 0, world.clock_ns)
+    step = world.machine.step("live", world.landed["live"], 0, world.clock_ns, world.policy)
     assert step.next_index == 10
     world.log.commit(world.machine, step)
     assert position(world)["live_offset"] == 10

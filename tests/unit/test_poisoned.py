@@ -20,6 +20,7 @@ from machine_world import (
     Row,
     World,
     block_value,
+    in_canary,
 )
 from seamline.schemas.errors import TransportError
 from seamline.schemas.records import decode_record
@@ -154,7 +155,7 @@ def test_heartbeats_before_it_are_covered_by_its_position(world: World) -> None:
 def test_a_trade_that_no_step_can_take_is_passed_over() -> None:
     log = MemoryLog(0)
     preset = replace(PARENT, id="trades.test.spot", kind="trades")
-    factory = TradesFactory(preset, IDS, lambda number: None, "canary", "test")
+    factory = TradesFactory(preset, IDS, lambda number: None, in_canary, "test")
     machine = factory.rebuild(log)
     (record,) = records(1)
     log.commit(machine, machine.refuse("live", record, "why", CLOCK_NS))

@@ -42,7 +42,7 @@ def rebuilt(world: World, index: MemoryIndex) -> PartitionMachine:
     def open_index(preset: str, partition: int, topic: str) -> MemoryIndex:
         return index
 
-    return rebuild(Setting(PARENT, (), IDS, world.resolve, "canary", "test", open_index), world.log)
+    return rebuild(Setting(PARENT, (), IDS, world.resolve, "test", open_index), world.log)
 
 
 def entries(world: World) -> list[Entry]:
@@ -93,5 +93,5 @@ def test_presets_share_no_index(world: World) -> None:
         return MemoryIndex()
 
     child: Preset = replace(PARENT, id="ohlcv.test.spot.2m", interval_ns=2 * PARENT.interval_ns)
-    rebuild(Setting(PARENT, (child,), IDS, world.resolve, "canary", "test", open_index), world.log)
+    rebuild(Setting(PARENT, (child,), IDS, world.resolve, "test", open_index), world.log)
     assert asked == [(p.id, 0, topic_name(p.id, "storage")) for p in (PARENT, child)]

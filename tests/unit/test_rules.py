@@ -10,7 +10,7 @@ import pytest
 
 from seamline.schemas.codec import REASONS
 from seamline.streams.apps import trades
-from seamline.streams.kernel import intake, validate
+from seamline.streams.kernel import intake, validate, writers
 from seamline.streams.kernel.rules import (
     BLOCK,
     CONFORMANCE_PRESETS,
@@ -21,7 +21,9 @@ from seamline.streams.kernel.rules import (
     PERMISSIVE,
     REPORT,
     RULES,
+    SCHEMA_DRIFT,
     STRICT_BLOCKING,
+    TOMBSTONED_SCHEMA,
     Rule,
     severity,
 )
@@ -41,6 +43,8 @@ def agent_ids() -> set[str]:
         and isinstance(value, str)
         and not name.startswith(("HEADER_", "QUARANTINED"))
     }
+    ids |= {writers.UNDECODABLE, writers.UNKNOWN_SCHEMA, writers.REGISTRY_UNAVAILABLE}
+    ids |= {SCHEMA_DRIFT, TOMBSTONED_SCHEMA}
     ids |= {DUPLICATE_EQUAL, DUPLICATE_CONFLICT, GAP}
     return ids | {trades.NON_FINITE, trades.FUTURE_TIME, *trades.VALUE_RULES}
 

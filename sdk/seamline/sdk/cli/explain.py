@@ -1,4 +1,4 @@
-"""`seamline explain [RULE]`: what a rule means, what it blocks, what to do.
+"""`seamline explain [RULE]`: what a rule means, what it does in canary and strict, what to do.
 
 Decides: what is shown of a rule, and which names are near an unknown one. Invariant: nothing is
 asked but the registry of rules. Must not know: how a rule is judged.
@@ -14,7 +14,7 @@ import typer
 from seamline.schemas.errors import UsageError
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows
 
-LIST_COLUMNS = ("rule", "strict-blocking", "permissive", "title")
+LIST_COLUMNS = ("rule", "canary", "strict", "strict-blocking", "permissive", "title")
 NEAR_MAX = 3
 
 
@@ -27,14 +27,18 @@ def explain(
     rule: Annotated[str | None, typer.Argument(help="id of a rule; default: list all")] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """A rule in one paragraph: what it means, what happens to the row, what to do."""
-    from seamline.streams.kernel.rules import RULES
+    """A rule in one paragraph: what it means, what happens to the row, what to do.
+
+    Without a rule: what each does with landed records in canary and strict mode, and in frames.
+    """
+    from seamline.streams.kernel.rules import FATES, RULES
 
     if rule is None:
         rows = [
             {
                 "rule": each.id,
                 "title": each.title,
+                **each.agent,
                 **each.severity,
             }
             for each in RULES.values()
@@ -57,6 +61,7 @@ def explain(
         "title": found.title,
         "kinds": list(found.kinds),
         "stage": found.stage,
+        **{mode: f"{word}: {FATES[word]}" for mode, word in found.agent.items()},
         "severity": dict(found.severity),
         "explanation": found.explanation,
     }

@@ -22,70 +22,64 @@ from seamline.connectors.world import World
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
-from seamline.schemas.contract import SCHEMAS, Schema, by_text
-from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.contract import SCHEMAS, subject_rules
+from seamline.schemas.errors import ContractError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.modes import CANARY, Policies, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
-from seamline.schemas.topics import partition_of, subject_of, topic_name
+from seamline.schemas.topics import LANDING_ROLES, partition_of, subject_of, topic_name
+from seamline.streams.apps.series import series_of
 from seamline.streams.apps.trades import TradesFactory
 from seamline.streams.kernel.block_index import BlockIndex, MemoryIndex
-from seamline.streams.kernel.intake import Resolve
 from seamline.streams.kernel.machine import PartitionMachine
 from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
-from seamline.streams.kernel.protocol import ROLES, MachineFactory, PartitionReader
+from seamline.streams.kernel.protocol import MachineFactory, PartitionReader, Role
 from seamline.streams.kernel.rebuild import Setting, rebuild
 from seamline.streams.kernel.stage import OUTPUTS
-from seamline.streams.kernel.validate import CANARY, STRICT
+from seamline.streams.kernel.writers import Meaning, Resolve, meaning_of
 
 IDS_KNOWN_MAX = 10_000
-VALIDATION_MODE_VARIABLE = "SEAMLINE_SCHEMA_VALIDATION_MODE"
 
 
 def make_factory(
-    preset: Preset, derived: tuple[Preset, ...], world: World, directory: Path
+    preset: Preset,
+    derived: tuple[Preset, ...],
+    world: World,
+    directory: Path,
+    policies: Policies,
 ) -> MachineFactory:
-    """The factory of a preset's kind, with its schemas registered.
+    """The factory of a preset's kind, with its schemas registered. `policies`: subject -> how its
+    records are judged now.
 
-    Raises UsageError for an unknown validation mode, TransportError without a registry.
+    Raises TransportError without a registry.
     """
-    mode = validation_mode(os.environ)
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     ids: dict[str, int] = {}
     for each in (*derived, preset):
         ids.update(ensure_registered(client, each))
     owner = f"{socket.gethostname()}:{os.getpid()}"
     if preset.kind == "trades":
-        return TradesFactory(preset, ids, resolver(client), mode, owner)
+        return TradesFactory(preset, ids, resolver(client, preset), policies, owner)
     return OhlcvFactory(
         preset=preset,
         derived=derived,
         ids=ids,
-        resolve=resolver(client),
-        mode=mode,
+        resolve=resolver(client, preset),
+        policies=policies,
         owner=owner,
         directory=directory,
     )
 
 
-def validation_mode(env: Mapping[str, str]) -> str:
-    """The default mode of all subjects: `canary` unless the environment says `strict`."""
-    mode = env.get(VALIDATION_MODE_VARIABLE, CANARY).strip().lower()
-    if mode not in (CANARY, STRICT):
-        raise UsageError(
-            "no such validation mode",
-            parameter=VALIDATION_MODE_VARIABLE,
-            value=mode,
-            fix=f"Use {CANARY} or {STRICT}",
-        )
-    return mode
+def resolver(client: RemoteSchemaRegistryClient, preset: Preset) -> Resolve:
+    """Schema id -> what it means where the preset's producers write, by its content; None where it
+    means nothing approved."""
+    rules = subject_rules(preset.kind)
+    names = {name for role in LANDING_ROLES for name in rules[role].schemas}
+    known: dict[int, Meaning | None] = {}
 
-
-def resolver(client: RemoteSchemaRegistryClient) -> Resolve:
-    """Schema id -> approved schema by its content, None where there is no such approved schema."""
-    known: dict[int, Schema | None] = {}
-
-    def resolve(schema_id: int) -> Schema | None:
+    def resolve(schema_id: int) -> Meaning | None:
         if schema_id not in known:
             try:
                 text = client.by_id(schema_id)
@@ -94,7 +88,7 @@ def resolver(client: RemoteSchemaRegistryClient) -> Resolve:
             if len(known) >= IDS_KNOWN_MAX:
                 known.clear()
             # What an id means does not change; an approved schema comes with a new program.
-            known[schema_id] = by_text(text)
+            known[schema_id] = meaning_of(text, names)
         return known[schema_id]
 
     return resolve
@@ -110,7 +104,7 @@ class OhlcvFactory:
         derived: tuple[Preset, ...],
         ids: Mapping[str, int],
         resolve: Resolve,
-        mode: str,
+        policies: Policies,
         owner: str,
         directory: Path,
     ) -> None:
@@ -118,7 +112,8 @@ class OhlcvFactory:
             return SqliteIndex(directory / "index" / preset_id / f"{partition}.sqlite", topic)
 
         expected = calendar(preset.calendar)
-        self._setting = Setting(preset, derived, ids, resolve, mode, owner, open_index, expected)
+        self._setting = Setting(preset, derived, ids, resolve, owner, open_index, expected)
+        self._policies = policies
 
     def outputs(self) -> Sequence[str]:
         setting = self._setting
@@ -130,12 +125,10 @@ class OhlcvFactory:
         return rebuild(self._setting, reader)
 
     def series(self) -> Sequence[tuple[str, str]]:
-        preset = self._setting.preset
-        return [
-            (subject_of(topic_name(preset.id, role)), mode)
-            for role in ROLES
-            for mode in (CANARY, STRICT)
-        ]
+        return series_of(self._setting.preset, *self._setting.derived)
+
+    def policy(self, role: Role) -> Policy:
+        return self._policies(subject_of(topic_name(self._setting.preset.id, role)))
 
     def warm(self) -> None:
         """Compile every kernel by running a few bars through a machine of its own: flat, as a
@@ -151,15 +144,17 @@ class OhlcvFactory:
         machine = rebuild(scratch, log)
         for bars, source in ((3 * setting.preset.block_rows, 1), (10, 0)):
             records = _warm_bars(setting.preset, symbol, bars, source)
-            log.commit(machine, machine.step("live", records, 0, _WARM_CLOCK_NS))
+            log.commit(machine, machine.step("live", records, 0, _WARM_CLOCK_NS, _WARM_POLICY))
         records = _warm_block(setting.preset, symbol)
-        log.commit(machine, machine.step("backfill", records, 0, _WARM_CLOCK_NS))
+        step = machine.step("backfill", records, 0, _WARM_CLOCK_NS, _WARM_POLICY)
+        log.commit(machine, step)
         machine.close()
         rebuild(scratch, log).close()
 
 
 _WARM_SCHEMAS = {1: "bar", 2: "bar_block"}
 _WARM_CLOCK_NS = 4_000_000_000 * NS_PER_S
+_WARM_POLICY = Policy(CANARY)
 
 
 def _symbol_of_partition_0(partitions: int) -> str:

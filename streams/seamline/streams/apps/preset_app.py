@@ -31,9 +31,10 @@ from seamline.streams.apps.lost_markers import Completed
 from seamline.streams.apps.owner import Owner, OwnerSettings
 from seamline.streams.apps.tenure import Done, Place
 from seamline.streams.kernel.chunk import Chunk
+from seamline.streams.kernel.failure_detail import Checked, FailureWindows
 from seamline.streams.kernel.inbox import Budget
 from seamline.streams.kernel.owner_states import Event, State
-from seamline.streams.kernel.protocol import ROLES, MachineFactory, Role
+from seamline.streams.kernel.protocol import ROLES, MachineFactory, Role, Step
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ def faust_directory(directory: Path, preset_id: str) -> Path:
 
 
 class PresetApp:
-    """Runs one preset in this process. `on_owned` is told when all partitions of an assignment run.
+    """Runs one preset in this process. `on_owned` is told when all partitions of an assignment run,
+    `on_checked` what each commit covers: on the event loop, it never blocks and never raises.
 
     Also the observer of its owners.
     """
@@ -81,6 +83,7 @@ class PresetApp:
         settings: AppSettings,
         budget: Budget,
         on_owned: Callable[[str, list[int]], None],
+        on_checked: Callable[[Checked], None] = lambda _checked: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.preset = preset
@@ -91,6 +94,7 @@ class PresetApp:
         self.admin = Admin(cluster)
         self._settings, self._budget, self._clock_ns = settings, budget, clock_ns
         self._on_owned, self._announced = on_owned, True
+        self._on_checked, self._failures = on_checked, FailureWindows()
         self.app = self._make_app()
         metrics.create(preset.id, ROLES, factory.series())
 
@@ -216,6 +220,7 @@ class PresetApp:
     def stepped(self, place: Place, role: Role | None, records: int, done: Done) -> None:
         step = done.step
         if done.committed:
+            self._tell_failures(step)
             self._metrics.committed(
                 place.preset_id,
                 commit_s=done.commit_s,
@@ -227,6 +232,14 @@ class PresetApp:
         if done.frontier_ns is not None and place.partition in self.owners:
             age_s = (self._clock_ns() - done.frontier_ns) / NS_PER_S
             self._metrics.staleness.labels(place.preset_id, str(place.partition)).set(age_s)
+
+    def _tell_failures(self, step: Step) -> None:
+        """Which records failed, beside the counters, in lines whose number is bounded."""
+        for checked in step.checked:
+            self._failures.add(checked)
+            self._on_checked(checked)
+        for line in self._failures.lines(self._clock_ns()):
+            log.warning("%s", line)
 
     def lost(self, place: Place, role: Role, position: int, first: int) -> None:
         self._metrics.expired.labels(place.preset_id, role).inc(first - position)

@@ -84,7 +84,7 @@ class Tenure:
     def __init__(
         self, place: Place, cluster: Cluster, admin: Admin, factory: MachineFactory
     ) -> None:
-        self._place = place
+        self._place, self._policy = place, factory.policy
         self._producer = TransactionalProducer(cluster, place.transactional_id)  # 1
         self._reader: LogReader | None = None
         self._machine: Machine | None = None
@@ -135,7 +135,9 @@ class Tenure:
     def step(self, role: Role, records: Sequence[Record], clock_ns: int) -> Done:
         started = time.perf_counter()
         try:
-            step = self._live_machine.step(role, records, 0, clock_ns)  # 1
+            step = self._live_machine.step(  # 1
+                role, records, 0, clock_ns, self._policy(role)
+            )
         except NOT_OF_THE_RECORDS:
             raise
         except Exception as error:

@@ -15,21 +15,27 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from seamline.schemas.codec import schema_ids
-from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.errors import ContractError
+from seamline.schemas.modes import Policies, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record, encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
-from seamline.schemas.topics import POSITION_KEY, partition_of, subject_of, topic_name
+from seamline.schemas.topics import (
+    HEADER_FINGERPRINT,
+    POSITION_KEY,
+    partition_of,
+    subject_of,
+    topic_name,
+)
+from seamline.streams.apps.series import series_of
+from seamline.streams.kernel.failure_detail import Account, FailedRecords
 from seamline.streams.kernel.intake import (
     CLOCK_SKEW_NS,
+    FINGERPRINT_MISMATCH,
     KEY_MISMATCH,
     NULL_VALUE,
     POISONED,
-    REGISTRY_UNAVAILABLE,
-    UNDECODABLE,
-    UNKNOWN_SCHEMA,
     WRONG_PARTITION,
-    Resolve,
     watermark_of,
 )
 from seamline.streams.kernel.protocol import (
@@ -42,23 +48,24 @@ from seamline.streams.kernel.protocol import (
     Step,
 )
 from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
+from seamline.streams.kernel.rules import QUARANTINE, RULES, fate
 from seamline.streams.kernel.stage import fingerprint_header
-from seamline.streams.kernel.validate import CANARY, STRICT
+from seamline.streams.kernel.writers import UNDECODABLE, UNKNOWN_SCHEMA, Resolve, Writer, writer_of
 
 COMMIT_NS: Final = NS_PER_S
 NON_FINITE: Final = "non_finite"
 FUTURE_TIME: Final = "future_time"
+NAMES: Final = ("trade",)
 # Rules that follow the mode.
 VALUE_RULES: Final = ("non_positive_price", "non_positive_size")
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A refusal (reason and detail), or the value rule that a trade breaks, or neither."""
+    """The rules that a trade breaks, the one that decides first; none: it is right."""
 
-    reason: str = ""
+    rules: tuple[str, ...] = ()
     detail: str = ""
-    rule: str = ""
 
 
 class TradesMachine:
@@ -71,7 +78,6 @@ class TradesMachine:
         partition: int,
         ids: Mapping[str, int],
         resolve: Resolve,
-        mode: str,
         owner: str,
         position: Mapping[str, int],
         known_ns: int,
@@ -81,7 +87,6 @@ class TradesMachine:
         self._partition = partition
         self._ids = ids
         self._resolve = resolve
-        self._mode = mode
         self._owner = owner
         self._position = dict(position)
         self._next = dict(position)
@@ -89,6 +94,7 @@ class TradesMachine:
         self._rows_total = rows_total
         self._committed_ns = 0
         self._watermark_ns: int | None = None
+        self._account = Account()
 
     @property
     def position(self) -> Mapping[str, int]:
@@ -98,30 +104,46 @@ class TradesMachine:
     def frontier_ns(self) -> int | None:
         return None
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
         """Judge records[start:], at most STEP_ROWS_MAX of them."""
         part = records[start : start + STEP_ROWS_MAX]
         ids = schema_ids([record.value or b"" for record in part]).tolist()
+        writers = {
+            number: writer_of(number, self._resolve, policy, NAMES) for number in sorted(set(ids))
+        }
         refused: list[Quarantined] = []
         rules: Counter[str] = Counter()
-        trades = 0
+        detail = FailedRecords()
+        trades = beats = blocked = 0
         for record, number in zip(part, ids, strict=True):
-            if record.value is None and watermark_of(record) is not None:
-                self._watermark_ns = max(self._watermark_ns or 0, watermark_of(record) or 0)
+            watermark_ns = None if record.value is not None else watermark_of(record)
+            if watermark_ns is not None and watermark_ns <= clock_ns + CLOCK_SKEW_NS:
+                self._watermark_ns = max(self._watermark_ns or 0, watermark_ns)
+                beats += 1
                 continue
-            judged = self._judge(record, number, clock_ns)
-            if judged.reason:
-                refused.append(Quarantined(record, judged.reason, judged.detail))
+            judged = self._judge(record, writers[number], clock_ns)
+            if judged.rules:
+                detail.add(record, judged.rules[0], judged.detail)
+            if judged.rules and fate(judged.rules[0], policy.mode) == QUARANTINE:
+                refused.append(Quarantined(record, judged.rules[0], judged.detail))
+                blocked += RULES[judged.rules[0]].follows_mode
                 continue
             trades += 1
-            if judged.rule:
-                rules[judged.rule] += 1
+            rules.update(judged.rules)
         self._next[role] = part[-1].offset + 1
-        return self._step(role, start + len(part), trades, refused, rules, clock_ns)
+        self._account.add(
+            *(subject_of(topic_name(self._preset.id, role)), policy.mode, policy.version),
+            seen=len(part) - beats,
+            failed=sum(detail.rules().values()),
+            blocked=blocked,
+            detail=detail,
+        )
+        return self._step(start + len(part), trades, refused, rules, clock_ns)
 
     def _step(
         self,
-        role: Role,
         next_index: int,
         trades: int,
         refused: list[Quarantined],
@@ -135,15 +157,13 @@ class TradesMachine:
         self._known_ns = max(clock_ns - clock_ns % NS_PER_US, self._known_ns + NS_PER_US)
         batches = [quarantine_batch(self._preset.id, refused, clock_ns)] if refused else []
         batches.append(self._position_batch())
-        failed = len(refused) + rules.total()
-        subject = subject_of(topic_name(self._preset.id, role))
         return Step(
             batches=tuple(batches),
             next_index=next_index,
             rows=trades,
             counts={"inserted": trades, **rules},
             quarantined=dict(Counter(each.reason for each in refused)),
-            failures={(subject, self._mode): failed} if failed else {},
+            checked=self._account.taken(),
             note=dict(self._next),
         )
 
@@ -164,38 +184,49 @@ class TradesMachine:
             note=dict(self._next),
         )
 
-    def _judge(self, record: Record, number: int, clock_ns: int) -> Judged:
+    def _judge(self, record: Record, writer: Writer, clock_ns: int) -> Judged:
         if record.value is None:
-            return Judged(NULL_VALUE, "no heartbeat headers")
+            watermark_ns = watermark_of(record)
+            if watermark_ns is not None:
+                return Judged((FUTURE_TIME,), f"watermark {watermark_ns} ns")
+            return Judged((NULL_VALUE,), "no heartbeat headers")
+        if not writer.name:
+            return Judged((writer.reason,), writer.detail)
+        for key, stated in record.headers:
+            if key == HEADER_FINGERPRINT and stated != writer.header:
+                detail = f"{writer.detail}, the header says another"
+                return Judged((FINGERPRINT_MISMATCH,), detail)
+        value: bytes | None = record.value
+        if writer.drift is not None:
+            value = writer.drift.translate(record.value)
+            if value is None:
+                return Judged((UNKNOWN_SCHEMA,), "does not resolve as trade")
         try:
-            schema = self._resolve(number) if number >= 0 else None
-        except TransportError as error:
-            return Judged(REGISTRY_UNAVAILABLE, error.message)
-        if number < 0:
-            return Judged(UNDECODABLE, "not framed: no magic byte and schema id")
-        if schema is None or schema.name != "trade":
-            return Judged(UNKNOWN_SCHEMA, f"schema id {number} is not a trade of the bundle")
-        try:
-            trade = decode_record("trade", record.value)
+            trade = decode_record("trade", value or b"")
         except ContractError as error:
-            return Judged(UNDECODABLE, str(error.fields.get("reason", "")))
-        return self._judge_trade(record, trade, clock_ns)
+            return Judged((UNDECODABLE,), str(error.fields.get("reason", "")))
+        return self._judge_trade(record, trade, writer, clock_ns)
 
-    def _judge_trade(self, record: Record, trade: Mapping[str, Any], clock_ns: int) -> Judged:
+    def _judge_trade(
+        self, record: Record, trade: Mapping[str, Any], writer: Writer, clock_ns: int
+    ) -> Judged:
         symbol = trade["symbol"]
         if record.key != symbol.encode():
-            return Judged(KEY_MISMATCH, "the key is not the UTF-8 symbol of the value")
+            return Judged((KEY_MISMATCH,), "the key is not the UTF-8 symbol of the value")
         if partition_of(symbol, self._preset.partitions) != self._partition:
-            return Judged(WRONG_PARTITION, "the producer does not partition by murmur2 of the key")
+            detail = "the producer does not partition by murmur2 of the key"
+            return Judged((WRONG_PARTITION,), detail)
         if not (math.isfinite(trade["price"]) and math.isfinite(trade["size"])):
-            return Judged(NON_FINITE, "price or size")
+            return Judged((NON_FINITE,), "price or size")
         if trade["time_ns"] > clock_ns + CLOCK_SKEW_NS:
-            return Judged(FUTURE_TIME, f"{trade['time_ns']} ns")
-        for rule, field in zip(VALUE_RULES, ("price", "size"), strict=True):
-            if trade[field] <= 0:
-                strict = self._mode == STRICT
-                return Judged(rule, f"{trade[field]}") if strict else Judged(rule=rule)
-        return Judged()
+            return Judged((FUTURE_TIME,), f"{trade['time_ns']} ns")
+        broken = [
+            (rule, f"{trade[field]}")
+            for rule, field in zip(VALUE_RULES, ("price", "size"), strict=True)
+            if trade[field] <= 0
+        ]
+        rules = (*(rule for rule, _ in broken), *writer.broken)
+        return Judged(rules, broken[0][1] if broken else writer.detail)
 
     def _position_batch(self) -> Batch:
         record = {
@@ -232,7 +263,7 @@ class TradesFactory:
     preset: Preset
     ids: Mapping[str, int]
     resolve: Resolve
-    mode: str
+    policies: Policies
     owner: str
 
     def warm(self) -> None:
@@ -240,11 +271,10 @@ class TradesFactory:
         schema_ids([b"\x00\x00\x00\x00\x00"])
 
     def series(self) -> Sequence[tuple[str, str]]:
-        return [
-            (subject_of(topic_name(self.preset.id, role)), mode)
-            for role in ROLES
-            for mode in (CANARY, STRICT)
-        ]
+        return series_of(self.preset)
+
+    def policy(self, role: Role) -> Policy:
+        return self.policies(subject_of(topic_name(self.preset.id, role)))
 
     def outputs(self) -> Sequence[str]:
         return [topic_name(self.preset.id, role) for role in ("quarantine", "positions")]
@@ -257,7 +287,6 @@ class TradesFactory:
             partition=reader.partition,
             ids=self.ids,
             resolve=self.resolve,
-            mode=self.mode,
             owner=self.owner,
             position={role: last.get(f"{role}_offset", 0) for role in ROLES},
             known_ns=last.get("known_time_ns", 0),

@@ -1,10 +1,10 @@
 """The worker process: checks the world, compiles, joins the groups, and ends cleanly.
 
 Decides: what is refused before anything is joined, the order of start and end, and the exit.
-Invariants: the kernels are compiled before the group is joined (a compiling member looks dead to
-the others); on SIGTERM the owners finish or abandon their transaction, then the group is left, all
-within HAND_OVER_S; a preset that crashes ends the whole process with an error, never silently.
-Must not know: what a machine decides.
+Invariants: the modes of all subjects are known and the kernels are compiled before the group is
+joined (a compiling member looks dead to the others); on SIGTERM the owners finish or abandon their
+transaction, then the group is left, all within HAND_OVER_S; a preset that crashes ends the whole
+process with an error, never silently. Must not know: what a machine decides.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from seamline.connectors.governance.follow import ModeFollower
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.metrics import Metrics, serve
 from seamline.connectors.world import World
 from seamline.schemas.errors import TransportError, UsageError
+from seamline.schemas.modes import Policies, default_mode
 from seamline.schemas.preset import Preset
 from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
 from seamline.streams.apps.owner import OwnerSettings
@@ -41,7 +43,9 @@ HAND_OVER_S: Final = 2.5
 # With what a client that cannot reach its broker makes of it.
 FORCED_END_S: Final = 2.9
 
-FactoryMaker: TypeAlias = Callable[[Preset, tuple[Preset, ...], World, Path], MachineFactory]
+FactoryMaker: TypeAlias = Callable[
+    [Preset, tuple[Preset, ...], World, Path, Policies], MachineFactory
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ def run_worker(
 ) -> None:
     """Run until SIGTERM or SIGINT. `derived`: the presets rolled up from each of `presets`.
 
-    Raises UsageError for a derived or unlandable preset and a session timeout out of range,
-    ContractError and TransportError for a world that is not ready or fails for good.
+    Raises UsageError for a derived or unlandable preset, a session timeout out of range and an
+    unknown default mode, ContractError and TransportError for a world that is not ready or fails
+    for good.
     """
     bound_arenas()
     told = told or Told()
@@ -85,17 +90,24 @@ def run_worker(
     for preset in presets:
         for each in (preset, *derived.get(preset.id, ())):
             assert_partitions(world.cluster, each)
-    factories = {
-        preset.id: make_factory(preset, derived.get(preset.id, ()), world, settings.directory)
-        for preset in presets
-    }
-    for factory in factories.values():
-        factory.warm()
-    search_cycles_seldom()
-    metrics = Metrics()
-    if settings.metrics_port is not None:
-        told.scraped(serve(metrics, settings.metrics_port))
-    asyncio.run(_run(presets, world, factories, metrics, settings, told, clock_ns))
+    modes = ModeFollower(world.cluster, default_mode(os.environ))
+    modes.start()
+    try:
+        factories = {
+            preset.id: make_factory(
+                *(preset, derived.get(preset.id, ()), world, settings.directory), modes.policy
+            )
+            for preset in presets
+        }
+        for factory in factories.values():
+            factory.warm()
+        search_cycles_seldom()
+        metrics = Metrics()
+        if settings.metrics_port is not None:
+            told.scraped(serve(metrics, settings.metrics_port))
+        asyncio.run(_run(presets, world, factories, metrics, settings, told, clock_ns))
+    finally:
+        modes.stop()
 
 
 async def _run(

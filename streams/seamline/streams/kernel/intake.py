@@ -1,16 +1,17 @@
 """Landed records become rows of a level, or go to quarantine.
 
-Decides: which writer schema a record has, whether its bytes, key, partition and values are right,
-and the order of its rows. Invariants: every record becomes rows, a heartbeat, a counted preview, or
-a quarantined record with its original bytes; none disappears; rows keep the order of the log. Must
-not know: what a row does to a bar (the kernel), how anything is written.
+Decides: whether a record's bytes, key, partition and values are right under the policy of its
+subject, and the order of its rows. Invariants: every record becomes rows, a heartbeat, a counted
+preview, or a quarantined record with its original bytes; none disappears; a record that fails is
+counted once; rows keep the order of the log. Must not know: what a row does to a bar (the kernel),
+how anything is written, who sets a policy.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from seamline.schemas.codec import REASONS, BarDecoder, schema_ids
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import BACKFILL, I8, LIVE, BarColumns, Block, Bool
-from seamline.schemas.contract import Schema
-from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.drift import Drift
+from seamline.schemas.errors import ContractError
 from seamline.schemas.fingerprint import block_digest
+from seamline.schemas.modes import Policy
 from seamline.schemas.outages import parse_outages
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
@@ -32,6 +34,7 @@ from seamline.schemas.topics import (
     HEADER_WATERMARK_NS,
     partition_of,
 )
+from seamline.streams.kernel.failure_detail import FailedRecords
 from seamline.streams.kernel.level import (
     BLOCK_BAR,
     BLOCK_END,
@@ -51,6 +54,7 @@ from seamline.streams.kernel.level import (
 from seamline.streams.kernel.protocol import Record, Role
 from seamline.streams.kernel.quarantined import Quarantined
 from seamline.streams.kernel.rules import OUT_OF_ORDER
+from seamline.streams.kernel.rules import RULES as TABLE
 from seamline.streams.kernel.validate import (
     FUTURE_TIME,
     RULES,
@@ -59,16 +63,14 @@ from seamline.streams.kernel.validate import (
     judged,
     outcome,
 )
+from seamline.streams.kernel.writers import UNDECODABLE, UNKNOWN_SCHEMA, Resolve, writer_of
 
 # A closed bar cannot close in the future; clocks of a venue and an owner differ by less than this.
 CLOCK_SKEW_NS: Final = 10 * NS_PER_S
 I64_END: Final = 2**63
 _WATERMARK: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-UNDECODABLE: Final = "undecodable"
 WRONG_PARTITION: Final = "wrong_partition"
 KEY_MISMATCH: Final = "key_mismatch"
-UNKNOWN_SCHEMA: Final = "unknown_schema"
-REGISTRY_UNAVAILABLE: Final = "registry_unavailable"
 NULL_VALUE: Final = "null_value"
 INVALID_BLOCK: Final = "invalid_block"
 INVALID_TIMESTAMP: Final = "invalid_timestamp"
@@ -83,8 +85,8 @@ INVALID_OUTAGES: Final = "invalid_outages"
 # What a record is.
 REFUSED, FLAT, BLOCK, BEAT = range(4)
 
-# Schema id -> approved schema, None for an unknown one; raises TransportError without a registry.
-Resolve = Callable[[int], Schema | None]
+NAMES: Final = ("bar", "bar_block")
+BITS: Final = {rule: bit for bit, rule in RULES.items()}
 
 
 @dataclass(slots=True)
@@ -95,7 +97,10 @@ class Taken:
     parts: list[Rows] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+    # Records that failed, and those that only strict set aside.
     failed: int = 0
+    blocked: int = 0
+    detail: FailedRecords = field(default_factory=FailedRecords)
     previews: int = 0
     heartbeats: int = 0
     bars: int = 0
@@ -105,21 +110,56 @@ class Taken:
     # (symbol id, open time) of the rows that could be timed, dropped ones too, and where they came.
     arrivals: list[tuple[I8, I8, NDArray[np.intp]]] = field(default_factory=list)
 
+    def refuse(self, record: Record, reason: str, detail: str, *, symbol: int = -1) -> None:
+        """The record is set aside."""
+        self.quarantined.append(Quarantined(record, reason, detail))
+        self.blocked += TABLE[reason].follows_mode
+        self.fail(record, reason, detail)
+        self.findings[symbol, reason] += 1
+        self.findings[symbol, QUARANTINED] += 1
+
+    def fail(self, record: Record, rule: str, detail: str) -> None:
+        """The record broke a rule; once for a record."""
+        self.failed += 1
+        self.detail.add(record, rule, detail)
+
     def rows(self) -> Rows:
         return Rows.concat(self.parts) if self.parts else Rows.empty(0)
+
+
+@dataclass(slots=True)
+class Part:
+    """Records of one step, and what their writer schemas make of them, by their place in it.
+
+    `marks`: bits of rules that all rows of a record break and pass with; `values`: what is decoded
+    instead of a drifted record's own bytes; `why`: schema id, or place, -> reason and detail.
+    """
+
+    records: Sequence[Record]
+    ids: I8
+    kinds: NDArray[np.uint8]
+    marks: I8
+    values: dict[int, bytes] = field(default_factory=dict)
+    why: dict[int, tuple[str, str]] = field(default_factory=dict)
+    why_at: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def value(self, at: int) -> bytes:
+        return self.values.get(at) or self.records[at].value or b""
+
+    def why_refused(self, at: int) -> tuple[str, str]:
+        if self.records[at].value is None:
+            return NULL_VALUE, "no heartbeat headers"
+        return self.why_at.get(at) or self.why[int(self.ids[at])]
 
 
 class Intake:
     """Takes the landed records of one partition. One thread at a time."""
 
-    def __init__(
-        self, preset: Preset, partition: int, level: Level, resolve: Resolve, mode: str
-    ) -> None:
+    def __init__(self, preset: Preset, partition: int, level: Level, resolve: Resolve) -> None:
         self._preset = preset
         self._partition = partition
         self._level = level
         self._resolve = resolve
-        self._mode = mode
         self._decoder = BarDecoder()
         # Symbol number of the decoder -> of the level; -1: belongs to another partition.
         self._ids = np.empty(0, np.int64)
@@ -127,21 +167,24 @@ class Intake:
         self._latest = np.empty(0, np.int64)
 
     def take(
-        self, role: Role, records: Sequence[Record], start: int, rows_max: int, clock_ns: int
+        self,
+        role: Role,
+        records: Sequence[Record],
+        start: int,
+        rows_max: int,
+        clock_ns: int,
+        policy: Policy,
     ) -> Taken:
-        """Take records from `start` on, until `rows_max` rows or the end."""
-        part = records[start : start + rows_max]
-        ids = schema_ids([record.value or b"" for record in part])
-        why: dict[int, tuple[str, str]] = {}
-        kinds = self._kinds(part, ids, why)
-        weight = np.where(kinds == BLOCK, self._preset.block_rows, 1)
+        """Take records from `start` on, until `rows_max` rows or the end, under one policy."""
+        part = self._part(records[start : start + rows_max], policy)
+        weight = np.where(part.kinds == BLOCK, self._preset.block_rows, 1)
         fit = max(1, int(np.searchsorted(np.cumsum(weight), rows_max, side="right")))
-        part, kinds = part[:fit], kinds[:fit]
-        taken = Taken(start + len(part))
+        kinds = part.kinds[:fit]
+        taken = Taken(start + len(kinds))
         for at in np.flatnonzero(kinds == REFUSED).tolist():
-            self._refuse(taken, part[at], *self._why_refused(part[at], why[int(ids[at])]))
+            taken.refuse(part.records[at], *part.why_refused(at))
         flat = np.flatnonzero(kinds == FLAT)
-        rows, positions = self._flat(role, part, flat, taken, clock_ns)
+        rows, positions = self._flat(role, part, flat, taken, clock_ns, policy)
         done = 0
         for at in np.flatnonzero((kinds == BLOCK) | (kinds == BEAT)).tolist():
             upto = int(np.searchsorted(positions, at))
@@ -149,9 +192,9 @@ class Intake:
                 taken.parts.append(Rows(rows.cols[done:upto], rows.vals[done:upto]))
                 done = upto
             if kinds[at] == BEAT:
-                self._heartbeat(part[at], taken, clock_ns)
+                self._heartbeat(part.records[at], taken, clock_ns)
                 continue
-            block = self._block(part[at], at, taken, clock_ns)
+            block = self._block(part, at, taken, clock_ns, policy)
             if block is not None:
                 taken.parts.append(block)
         if len(positions) > done:
@@ -180,68 +223,52 @@ class Intake:
         for symbol in np.flatnonzero(late).tolist():
             taken.findings[symbol, OUT_OF_ORDER] += int(late[symbol])
 
-    def _kinds(
-        self, part: Sequence[Record], ids: I8, why: dict[int, tuple[str, str]]
-    ) -> NDArray[np.uint8]:
-        """What each record is, by its writer schema; notes why those of an id are refused. The
-        registry is asked about an id once, however many records name it."""
-        kinds = np.full(len(part), REFUSED, np.uint8)
+    def _part(self, records: Sequence[Record], policy: Policy) -> Part:
+        """What each record is, by its writer schema. The registry is asked about an id once,
+        however many records name it."""
+        ids = schema_ids([record.value or b"" for record in records])
+        kinds = np.full(len(records), REFUSED, np.uint8)
+        part = Part(records, ids, kinds, np.zeros(len(records), np.int64))
         headers: dict[int, bytes] = {}
         for number in np.unique(ids).tolist():
             places = ids == number
-            name, reason, detail = self._schema_of(number)
-            why[number] = reason, detail
-            if name:
-                kinds[places] = BLOCK if name == "bar_block" else FLAT
-                schema = self._resolve(number)
-                headers[number] = b"" if schema is None else schema.header
-                why[number] = (
-                    FINGERPRINT_MISMATCH,
-                    f"schema id {number} is a {name}, the header says another",
-                )
+            writer = writer_of(number, self._resolve, policy, NAMES)
+            part.why[number] = writer.reason, writer.detail
+            if writer.name:
+                part.kinds[places] = BLOCK if writer.name == "bar_block" else FLAT
+                part.marks[places] = sum(BITS[rule] for rule in writer.broken)
+                headers[number] = writer.header
+                part.why[number] = FINGERPRINT_MISMATCH, f"{writer.detail}, the header says another"
+                if writer.drift is not None:
+                    self._translate(part, np.flatnonzero(places).tolist(), writer.drift)
                 continue
             for at in np.flatnonzero(places).tolist():
-                if part[at].value is None and watermark_of(part[at]) is not None:
-                    kinds[at] = BEAT
+                if records[at].value is None and watermark_of(records[at]) is not None:
+                    part.kinds[at] = BEAT
         numbers = ids.tolist()
-        for at, record in enumerate(part):
+        for at, record in enumerate(records):
             for key, value in record.headers:
                 if key == HEADER_FINGERPRINT and value != headers.get(numbers[at], value):
-                    kinds[at] = REFUSED
-        return kinds
+                    part.kinds[at] = REFUSED
+        return part
 
     @staticmethod
-    def _why_refused(record: Record, found: tuple[str, str]) -> tuple[str, str]:
-        if record.value is None:
-            return NULL_VALUE, "no heartbeat headers"
-        return found
-
-    def _schema_of(self, number: int) -> tuple[str, str, str]:
-        if number < 0:
-            return "", UNDECODABLE, "not framed: no magic byte and schema id"
-        try:
-            schema = self._resolve(number)
-        except TransportError as error:
-            return "", REGISTRY_UNAVAILABLE, f"schema id {number}: {error.message}"
-        if schema is None:
-            return "", UNKNOWN_SCHEMA, f"schema id {number} is not of the approved bundle"
-        if schema.name not in ("bar", "bar_block"):
-            return "", UNKNOWN_SCHEMA, f"schema id {number} is a {schema.name}"
-        return schema.name, "", ""
-
-    def _refuse(
-        self, taken: Taken, record: Record, reason: str, detail: str, *, symbol: int = -1
-    ) -> None:
-        taken.quarantined.append(Quarantined(record, reason, detail))
-        taken.failed += 1
-        taken.findings[symbol, reason] += 1
-        taken.findings[symbol, QUARANTINED] += 1
+    def _translate(part: Part, places: list[int], drift: Drift) -> None:
+        """Bytes of the approved schema for each record of a drifted one that resolves."""
+        for at in places:
+            value = drift.translate(part.records[at].value or b"")
+            if value is None:
+                part.kinds[at] = REFUSED
+                detail = f"does not resolve as {drift.schema.name}"
+                part.why_at[at] = UNKNOWN_SCHEMA, f"{detail}: {'; '.join(drift.fields[:5])}"
+            else:
+                part.values[at] = value
 
     def _heartbeat(self, record: Record, taken: Taken, clock_ns: int) -> None:
         watermark_ns = watermark_of(record) or 0
         if watermark_ns > clock_ns + CLOCK_SKEW_NS:
             # It would close what has not begun: all bars until then would come too late.
-            self._refuse(taken, record, RULES[FUTURE_TIME], f"watermark {watermark_ns} ns")
+            taken.refuse(record, RULES[FUTURE_TIME], f"watermark {watermark_ns} ns")
             return
         rows = Rows.empty(1)
         rows.cols[0, EVENT] = HEARTBEAT
@@ -268,21 +295,28 @@ class Intake:
     def _flat(
         self,
         role: Role,
-        part: Sequence[Record],
+        part: Part,
         places: NDArray[np.intp],
         taken: Taken,
         clock_ns: int,
+        policy: Policy,
     ) -> tuple[Rows, NDArray[np.intp]]:
         """Rows of the flat bars among `part` and the place of each."""
         if not len(places):
             return Rows.empty(0), places
-        records = part if len(places) == len(part) else [part[at] for at in places.tolist()]
-        decoded = self._decoder.decode([record.value for record in records])  # type: ignore[misc]
+        every = len(places) == len(part.records)
+        records = part.records if every else [part.records[at] for at in places.tolist()]
+        if part.values:
+            values = [part.value(at) for at in places.tolist()]
+        else:
+            values = [record.value or b"" for record in records]
+        decoded = self._decoder.decode(values)
         self._learn()
         rows, rules = self._judged(decoded.columns, clock_ns)
+        rules |= part.marks[places]
         # A bar that is still open closes in the future by its nature.
         rules[~decoded.columns.closed] &= ~FUTURE_TIME
-        blocked, flags = outcome(rules, mode=self._mode, off_grid=self._preset.off_grid)
+        blocked, flags = outcome(rules, mode=policy.mode, off_grid=self._preset.off_grid)
         # One place more than there are symbols: what has no symbol has the number -1.
         ids = np.append(self._ids, -1)[decoded.sid]
         encoded = [*self._decoder.table.encoded, b""]
@@ -301,8 +335,9 @@ class Intake:
         taken.bars += int(np.count_nonzero(keep))
         for at in np.flatnonzero(~good).tolist():
             reason, detail = self._flat_reason(decoded.code[at], ids[at], wrong_key[at], rules[at])
-            self._refuse(taken, records[at], reason, detail, symbol=int(ids[at]))
-        self._count(taken, ids, rules, good)
+            taken.refuse(records[at], reason, detail, symbol=int(ids[at]))
+        for at in self._count(taken, ids, rules, good):
+            taken.fail(records[at], first_rule(int(rules[at])), "")
         rows.cols[:, SYMBOL] = ids
         rows.cols[:, FLAGS] = flags
         rows.cols[:, ORIGIN] = LIVE if role == "live" else BACKFILL
@@ -347,31 +382,30 @@ class Intake:
         return first_rule(rules), ",".join(broken)
 
     @staticmethod
-    def _count(
-        taken: Taken,
-        ids: I8,
-        rules: I8,
-        good: Bool,
-    ) -> None:
-        """Findings of rows that passed all the same (canary)."""
-        for at in np.flatnonzero(good & (rules != 0)).tolist():
-            taken.failed += 1
+    def _count(taken: Taken, ids: I8, rules: I8, good: Bool) -> list[int]:
+        """Findings of rows that passed all the same (canary); which rows they were."""
+        found: list[int] = np.flatnonzero(good & (rules != 0)).tolist()
+        for at in found:
             for bit, name in RULES.items():
                 if rules[at] & bit:
                     taken.findings[int(ids[at]), name] += 1
+        return found
 
-    def _block(self, record: Record, place: int, taken: Taken, clock_ns: int) -> Rows | None:
+    def _block(
+        self, part: Part, place: int, taken: Taken, clock_ns: int, policy: Policy
+    ) -> Rows | None:
         """Rows of one block message: its claim, its bars, its end."""
+        record = part.records[place]
         try:
-            block = decode_block(record.value or b"")
+            block = decode_block(part.value(place))
         except ContractError as error:
             reason = str(error.fields.get("reason", ""))
             shown = INVALID_TIMESTAMP if reason == INVALID_TIMESTAMP else UNDECODABLE
-            self._refuse(taken, record, shown, str(error))
+            taken.refuse(record, shown, str(error))
             return None
         problem = self._block_problem(record, block, clock_ns)
         if problem is not None:
-            self._refuse(taken, record, *problem)
+            taken.refuse(record, *problem)
             return None
         symbol = self._level.symbol_id(block.symbol)
         columns = block.columns
@@ -380,17 +414,22 @@ class Intake:
             closed=np.ones(len(columns), bool),
         )
         rows, rules = self._judged(bars, clock_ns)
-        blocked, flags = outcome(rules, mode=self._mode, off_grid=self._preset.off_grid)
+        rules |= part.marks[place]
+        blocked, flags = outcome(rules, mode=policy.mode, off_grid=self._preset.off_grid)
         if blocked.any():
             reason = first_rule(int(np.bitwise_or.reduce(rules[blocked])))
             times = columns.open_time_ns[blocked][:5].tolist()
             detail = f"{int(blocked.sum())} of {len(rules)} rows, the first at {times} ns"
-            self._refuse(taken, record, reason, detail, symbol=symbol)
+            taken.refuse(record, reason, detail, symbol=symbol)
         ids = np.full(len(rules), symbol)
         timed = rules & FUTURE_TIME == 0
         places = np.full(int(timed.sum()), place)
         taken.arrivals.append((ids[timed], columns.open_time_ns[timed], places))
-        self._count(taken, ids, rules, ~blocked)
+        failing = self._count(taken, ids, rules, ~blocked)
+        # A block is one record: set aside it has been counted, and a mark without rows counts too.
+        if not blocked.any() and (failing or part.marks[place]):
+            broken = int(np.bitwise_or.reduce(rules) | part.marks[place])
+            taken.fail(record, first_rule(broken), f"{len(failing)} of {len(rules)} rows")
         rows.cols[:, FLAGS] = flags
         rows.cols[:, EVENT] = BLOCK_BAR
         keep = ~blocked

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from seamline.schemas.columns import I8
+from seamline.schemas.modes import Policy
 from seamline.schemas.outages import parse_outages
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import HEADER_OUTAGES, POSITION_KEY, subject_of, topic_name
+from seamline.streams.kernel.failure_detail import Account
 from seamline.streams.kernel.intake import (
     INVALID_OUTAGES,
     POISONED,
@@ -49,7 +51,7 @@ from seamline.streams.kernel.level import (
     UNSET,
     Rows,
 )
-from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX, Batch, Record, Role, Step
+from seamline.streams.kernel.protocol import STEP_ROWS_MAX, Batch, Record, Role, Step
 from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
 from seamline.streams.kernel.rules import OUT_OF_ORDER
 from seamline.streams.kernel.stage import Stage, fingerprint_header
@@ -96,8 +98,8 @@ class Clockwork:
 class Pending:
     """What has happened since the last step that had something to write."""
 
-    records: int = 0
     findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+    checked: Account = field(default_factory=Account)
 
 
 class PartitionMachine:
@@ -114,7 +116,6 @@ class PartitionMachine:
         known_ns: int,
         rows_total: int,
         ids: Mapping[str, int],
-        mode: str,
         outages: bytes | None = None,
     ) -> None:
         self._stages = stages
@@ -127,7 +128,6 @@ class PartitionMachine:
         self._clock = Clockwork(known_ns)
         self._rows_total = rows_total
         self._ids = ids
-        self._mode = mode
         # The newest statement of the venue's outages, as it came.
         self._outages = outages
         self._pending = Pending()
@@ -145,17 +145,19 @@ class PartitionMachine:
         frontiers = frontiers[frontiers != UNSET]
         return self._parent.time_of(int(frontiers.min())) if len(frontiers) else None
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
         """Decide for records[start:], at most STEP_ROWS_MAX rows of it."""
-        taken = self._intake.take(role, records, start, STEP_ROWS_MAX, clock_ns)
+        taken = self._intake.take(role, records, start, STEP_ROWS_MAX, clock_ns, policy)
         self._next[role] = records[taken.next_index - 1].offset + 1
-        self._pending.records += taken.next_index - start
         self._pending.findings.update(taken.findings)
+        self._account(taken, role, taken.next_index - start, policy)
         if taken.outages is not None:
             self._outages = taken.outages
         known_ns = self._known(clock_ns)
         self._merge(taken.rows(), known_ns)
-        return self._step(taken, role, known_ns, clock_ns)
+        return self._step(taken, known_ns, clock_ns)
 
     def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
         """Quarantine and position alone: whatever cannot take the record is not asked again."""
@@ -189,7 +191,17 @@ class PartitionMachine:
                     stage.level.symbol_id(name)
                 stage.merge(part, known_ns)
 
-    def _step(self, taken: Taken | None, role: str, known_ns: int, clock_ns: int) -> Step:
+    def _account(self, taken: Taken, role: Role, records: int, policy: Policy) -> None:
+        subject = subject_of(topic_name(self._parent.preset.id, role))
+        self._pending.checked.add(
+            *(subject, policy.mode, policy.version),
+            seen=records - taken.heartbeats,
+            failed=taken.failed,
+            blocked=taken.blocked,
+            detail=taken.detail,
+        )
+
+    def _step(self, taken: Taken | None, known_ns: int, clock_ns: int) -> Step:
         findings = self._pending.findings
         sealed = sum(stage.sealed for stage in self._stages)
         self._tell()
@@ -211,6 +223,7 @@ class PartitionMachine:
         self._clock.committed_ns = clock_ns
         self._rows_total += bars
         batches.append(self._position_batch(known_ns))
+        checked = self._pending.checked.taken()
         self._pending = Pending(findings=findings)
         return Step(
             batches=tuple(batches),
@@ -218,7 +231,7 @@ class PartitionMachine:
             rows=bars,
             counts=self._count(taken),
             quarantined=_by_reason(taken),
-            failures=self._failures(taken, role),
+            checked=checked,
             seals=sealed,
             note=Note(dict(self._next), tuple(sent)),
         )
@@ -283,12 +296,6 @@ class PartitionMachine:
             )
         return fresh
 
-    def _failures(self, taken: Taken | None, role: str) -> dict[tuple[str, str], int]:
-        if taken is None or not taken.failed:
-            return {}
-        subject = subject_of(topic_name(self._parent.preset.id, role))
-        return {(subject, self._mode): taken.failed}
-
     def tick(self, clock_ns: int) -> Step | None:
         """Seal what has been open for too long; give idle symbols a newer log offset."""
         if clock_ns - self._clock.cared_ns < CARE_NS:
@@ -306,7 +313,7 @@ class PartitionMachine:
                 moved = stage.level.state.sym[symbol, S_MOVED]
                 if idle and not moved and facts.conformed_offset < stage.bound:
                     stage.reseal(symbol, known_ns)
-        return self._step(None, ROLES[0], known_ns, clock_ns)
+        return self._step(None, known_ns, clock_ns)
 
     def _seal_partial(self, number: int, clock_ns: int, known_ns: int) -> None:
         """Move the frontier into the open block where a bar waits for too long: to what is stable,

@@ -9,9 +9,15 @@ Must not know: Kafka clients, Faust, Avro.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+
+from seamline.schemas.modes import Policy
+
+if TYPE_CHECKING:  # it tells of records, which are defined here
+    from seamline.streams.kernel.failure_detail import Checked
 
 Role: TypeAlias = Literal["live", "backfill"]
 LIVE: Final[Role] = "live"
@@ -87,9 +93,10 @@ class Step:
     """What one transaction writes. `records[start:next_index]` were consumed by it.
 
     A step without batches has nothing to commit; its records stay uncovered by the position until a
-    later step covers them. `counts` (kind -> rows) and `quarantined` (reason -> rows) and
-    `failures` ((subject, mode) -> failed checks) go to the metrics after the commit. `note` belongs
-    to the machine; the owner hands it back untouched in `committed`.
+    later step covers them. `counts` (kind -> rows), `quarantined` (reason -> rows) and `checked`
+    (per landing subject and policy, of all records that the position covers now and did not before)
+    go to the metrics after the commit. `note` belongs to the machine; the owner hands it back
+    untouched in `committed`.
     """
 
     batches: tuple[Batch, ...]
@@ -97,9 +104,18 @@ class Step:
     rows: int
     counts: Mapping[str, int] = field(default_factory=dict)
     quarantined: Mapping[str, int] = field(default_factory=dict)
-    failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    checked: Sequence[Checked] = ()
     seals: int = 0
     note: Any = None
+
+    @property
+    def failures(self) -> Mapping[tuple[str, str], int]:
+        """(subject, mode) -> failed records."""
+        found: Counter[tuple[str, str]] = Counter()
+        for each in self.checked:
+            if each.failed:
+                found[each.subject, each.mode] += each.failed
+        return found
 
 
 class Machine(Protocol):
@@ -115,8 +131,11 @@ class Machine(Protocol):
         """The oldest frontier of the partition's symbols, None while there is none."""
         ...
 
-    def step(self, role: Role, records: Sequence[Record], start: int, clock_ns: int) -> Step:
-        """Decide for `records[start:]`, at most STEP_ROWS_MAX rows of it.
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
+        """Decide for `records[start:]`, at most STEP_ROWS_MAX rows of it. `policy`: of the subject
+        that they landed on, asked once for the step.
 
         `next_index > start` always; the records may come from several chunks of one topic. Records
         that no committed step covers may be offered again, in the same order.
@@ -192,6 +211,10 @@ class MachineFactory(Protocol):
 
     def outputs(self) -> Sequence[str]:
         """Every topic that a step may write to, `positions` among them."""
+        ...
+
+    def policy(self, role: Role) -> Policy:
+        """How records of the landing subject are judged now. Never blocks, never raises."""
         ...
 
     def rebuild(self, reader: PartitionReader) -> Machine:

@@ -35,7 +35,7 @@ from seamline.streams.kernel.block_index import BlockIndex, Entry
 from seamline.streams.kernel.calendar import ALWAYS, Calendar
 from seamline.streams.kernel.coverage import Coverage
 from seamline.streams.kernel.gap_causes import UNKNOWN, Rule, written_as
-from seamline.streams.kernel.intake import Intake, Resolve
+from seamline.streams.kernel.intake import Intake
 from seamline.streams.kernel.level import (
     B_CLAIM_END,
     B_CLAIM_START,
@@ -66,6 +66,7 @@ from seamline.streams.kernel.restore import (
 )
 from seamline.streams.kernel.seal import Ledger
 from seamline.streams.kernel.stage import SLOTS_STEP, Stage, SymbolSeal
+from seamline.streams.kernel.writers import Resolve
 
 NO_POSITION: Final = {
     "live_offset": 0,
@@ -86,7 +87,6 @@ class Setting:
     derived: tuple[Preset, ...]
     ids: Mapping[str, int]
     resolve: Resolve
-    mode: str
     owner: str
     open_index: Callable[[str, int, str], BlockIndex]
     calendar: Calendar = ALWAYS
@@ -106,7 +106,7 @@ def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
     parent = stages[0]
     for stage, ratio in zip(stages[1:], parent.level.ratios.tolist(), strict=True):
         follow_frontiers(parent.level, stage.level, ratio)
-    intake = Intake(setting.preset, reader.partition, parent.level, setting.resolve, setting.mode)
+    intake = Intake(setting.preset, reader.partition, parent.level, setting.resolve)
     return PartitionMachine(
         stages=stages,
         intake=intake,
@@ -116,7 +116,6 @@ def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
         known_ns=position["known_time_ns"],
         rows_total=position["rows_total"],
         ids=setting.ids,
-        mode=setting.mode,
         outages=outages,
     )
 

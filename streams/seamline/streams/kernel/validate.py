@@ -2,8 +2,9 @@
 
 Decides: which value rules a bar breaks, and its cell. Invariants: every row is judged by every
 rule; `-0.0` becomes `0.0`; nothing but a snapped time is changed. What follows from a broken rule
-(quarantine or a flag) is decided by `outcome`: what cannot be a bar at all is never passed on,
-every other rule follows the subject's mode. Must not know: Avro, Kafka, the clock.
+(quarantine or a flag) is decided by `outcome` out of the table in `rules`: what cannot be a bar at
+all is never passed on, every other rule follows the subject's mode. Must not know: Avro, Kafka, the
+clock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 
 from seamline.schemas.columns import SNAPPED, SUSPECT, BarColumns
 from seamline.schemas.jit import njit
+from seamline.schemas.modes import CANARY, MODES
 from seamline.streams.kernel.level import CELL, FIRST_ID, LAST_ID, RECEIVED, SOURCE, TRADES, Rows
+from seamline.streams.kernel.rules import QUARANTINE, SCHEMA_DRIFT, TOMBSTONED_SCHEMA, fate
 
 NON_FINITE: Final = 1
 OFF_GRID: Final = 2
@@ -23,6 +26,9 @@ OHLC_INCONSISTENT: Final = 8
 NON_POSITIVE_PRICE: Final = 16
 NEGATIVE_VOLUME: Final = 32
 TRADE_IDS: Final = 64
+# Of the writer schema, so of all rows of a record.
+TOMBSTONED: Final = 128
+DRIFT: Final = 256
 
 # Bit -> rule id; the id is the reason of a quarantined record and the name in counters and reports.
 RULES: Final = {
@@ -33,11 +39,16 @@ RULES: Final = {
     NON_POSITIVE_PRICE: "non_positive_price",
     NEGATIVE_VOLUME: "negative_volume",
     TRADE_IDS: "trade_ids",
+    TOMBSTONED: TOMBSTONED_SCHEMA,
+    DRIFT: SCHEMA_DRIFT,
+}
+# The bits that go to quarantine in each mode, whatever `off_grid` says.
+BLOCKED: Final = {
+    mode: sum(bit for bit, rule in RULES.items() if fate(rule, mode) == QUARANTINE)
+    for mode in MODES
 }
 # These never pass, in canary or in strict: there is no cell or no value to keep.
-ALWAYS: Final = NON_FINITE | FUTURE_TIME
-CANARY: Final = "canary"
-STRICT: Final = "strict"
+ALWAYS: Final = BLOCKED[CANARY]
 
 
 @njit
@@ -137,14 +148,10 @@ def outcome(
     rules: np.ndarray[Any, np.dtype[np.int64]], *, mode: str, off_grid: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.int32]]]:
     """Which rows must not pass, and the flags of those that do."""
-    never = ALWAYS if off_grid == "snap" else ALWAYS | OFF_GRID
-    values = ~(ALWAYS | OFF_GRID)
+    never = BLOCKED[mode] if off_grid == "snap" else BLOCKED[mode] | OFF_GRID
     blocked = (rules & never) != 0
     flags = np.zeros(len(rules), np.int32)
-    if mode == STRICT:
-        blocked |= (rules & values) != 0
-    else:
-        flags[(rules & values) != 0] |= SUSPECT
+    flags[(rules & ~(never | OFF_GRID)) != 0] |= SUSPECT
     flags[(rules & OFF_GRID) != 0] |= SNAPPED
     return blocked, flags
 

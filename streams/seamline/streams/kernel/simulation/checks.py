@@ -231,6 +231,7 @@ class Auditor:
         world = self._world
         refused = 0
         for one in taken:
+            model.mode = one.mode
             for record in one.records:
                 event = world.landed[record.topic, record.partition].get(record.offset)
                 # A bar off the grid is over at its own time, not at its cell's.
@@ -240,7 +241,8 @@ class Auditor:
                     refused += 1
                 elif model.see(one.role, event, closed):
                     refused += 1
-                    world.faults["refused_future"] += 1
+                    strict = isinstance(event, LandedBar) and event.volume < 0
+                    world.faults["refused_strict" if strict else "refused_future"] += 1
         for row in model.history:
             symbol = self.of(row.symbol)
             symbol.history.setdefault(row.cell, []).append(row)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+from seamline.schemas.modes import CANARY, STRICT
 from seamline.streams.kernel.protocol import Role
 
 Outcome = Literal["inserted", "revised", "completed", "confirmed"]
-STRICT: Final = "strict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Model:
 
     span: int
     stabilization_bars: int
-    mode: str = "canary"
+    mode: str = CANARY  # at the record; whoever lets it see one may change it before
     origin: int = 0
     series: dict[str, Series] = field(default_factory=dict)
     watermark: int | None = None

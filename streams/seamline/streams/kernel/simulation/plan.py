@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from seamline.schemas.modes import MODES
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
 from seamline.streams.kernel.simulation.venue import HISTORY_MINUTES, MINUTE_NS
@@ -24,6 +25,10 @@ MINUTES: Final = (40, 66)
 DAYS_14_NS: Final = 14 * 86_400 * NS_PER_S
 # Longer than any worker is away, and short enough that open bars are sealed by the clock.
 SHORT_RETENTION_NS: Final = 160 * MINUTE_NS
+# Worlds in which nobody changes a mode, and how often it is changed at most in the others.
+QUIET_WORLDS: Final = 0.4
+MODE_CHANGES_MAX: Final = 6
+UNSOUND_MAX: Final = 10
 RATIOS: Final = ((), (), (3,), (6,), (2, 4), (12,))
 
 
@@ -261,4 +266,22 @@ def acts_of(settings: Settings) -> Sequence[Act]:
         script.after(script.rng.randrange(0, settings.minutes), "start", f"r{number}")
     while script.minute < settings.minutes:
         script.round()
-    return tuple(script.acts)
+    return tuple(_governed(settings, script.acts))
+
+
+def _governed(settings: Settings, acts: Sequence[Act]) -> list[Act]:
+    """The acts, in some worlds with changes of mode and unsound bars between them. These are drawn
+    by themselves, so that all else of a seed is as it is without them."""
+    rng = random.Random(f"modes {settings.seed}")
+    governed = list(acts)
+    if rng.random() < QUIET_WORLDS:
+        return governed
+    for number in range(rng.randrange(1, MODE_CHANGES_MAX)):
+        place = rng.randrange(1, len(governed) + 1)
+        mode = MODES[number % 2] if rng.random() < 0.8 else rng.choice(MODES)
+        governed.insert(place, Act("mode", what=mode, salt=rng.randrange(2**32)))
+    for _ in range(rng.randrange(UNSOUND_MAX)):
+        place = rng.randrange(1, len(governed) + 1)
+        who, amount = rng.choice(settings.symbols), rng.randrange(1, 12)
+        governed.insert(place, Act("foreign", who, "unsound", amount, rng.randrange(2**32)))
+    return governed

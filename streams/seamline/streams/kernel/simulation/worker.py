@@ -83,11 +83,13 @@ class DiskIndex(MemoryIndex):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Records that the machine has consumed, and the owner's clock when it did."""
+    """Records that the machine has consumed, the owner's clock when it did, and the mode in force
+    then."""
 
     role: Role
     records: Sequence[MemoryRecord]
     clock_ns: int
+    mode: str
 
 
 @dataclass(slots=True)
@@ -212,10 +214,10 @@ class Owner:
             return None, cut
         role, records = work
         assert self.machine is not None
-        clock_ns = self.clock_ns
-        step = self.machine.step(role, records, 0, clock_ns)
+        clock_ns, policy = self.clock_ns, self.world.policy
+        step = self.machine.step(role, records, 0, clock_ns, policy)
         consumed = records[: step.next_index]
-        self.taken.append(Taken(role, consumed, clock_ns))  # type: ignore[arg-type]
+        self.taken.append(Taken(role, consumed, clock_ns, policy.mode))  # type: ignore[arg-type]
         if not step.batches:
             self.inbox.advance(role, step.next_index)
             return None, cut

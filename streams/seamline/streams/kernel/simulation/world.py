@@ -18,6 +18,7 @@ import numpy as np
 
 from seamline.schemas.codec import SymbolTable, encode_bars
 from seamline.schemas.contract import SCHEMAS, Schema
+from seamline.schemas.modes import Policy
 from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import HEADER_FINGERPRINT, partition_of, topic_name
 from seamline.streams.kernel.block_index import BlockIndex, MemoryIndex
@@ -98,6 +99,8 @@ class World:
         self.table = SymbolTable()  # of everything in the world but the machines
         self.now_ns = START_NS + 5 * NS_PER_S
         self.calm = False
+        # What the workers last heard of the landing subjects.
+        self.policy = Policy(settings.mode)
         self.broker = self.parts.broker(settings.partitions)
         self.venue = Venue(
             seed=settings.seed,
@@ -184,7 +187,6 @@ class World:
 
         setting = Setting(
             *(self.preset, self.derived, IDS, resolve),
-            mode=self.settings.mode,
             owner=worker.name,
             open_index=open_index,
         )
@@ -306,6 +308,12 @@ class World:
         if self.assignment != before:
             self.count("rebalance", "group", str(self.assignment))
 
+    def _mode(self, act: Act, rng: random.Random) -> None:
+        """The mode of the landing subjects changes while everything runs."""
+        if act.what != self.policy.mode:
+            self.policy = Policy(act.what, self.policy.version + 1)
+            self.count("mode_changed", "governance", f"the landing subjects are {act.what}")
+
     def _outage(self, act: Act, rng: random.Random) -> None:
         self.venue.go_down(self.now_ns, self.now_ns + act.amount * MINUTE_NS)
         self.count("outage", "venue", f"down for {act.amount} minutes")
@@ -365,8 +373,8 @@ class World:
 
     def _foreign(self, act: Act, rng: random.Random) -> None:
         """A third party writes to a landing topic: a bar, one that is still open, one off the grid,
-        one with a wrong key, or bytes."""
-        symbol, kind = act.who, rng.choice(FOREIGN)
+        one with a volume below zero, one with a wrong key, or bytes."""
+        symbol, kind = act.who, act.what or rng.choice(FOREIGN)
         partition = partition_of(symbol, self.settings.partitions)
         headers = ((HEADER_FINGERPRINT, SCHEMAS["bar"].header),)
         self.count(f"foreign_{kind}", "third party", f"writes to {symbol}")
@@ -379,6 +387,8 @@ class World:
             *(time_of(minute), price, price + 1, price - 1, price + 0.5, 1.5, float("nan")),
             *(-1, -1, -1, rng.randrange(4), self.connector.wall_ns()),
         )
+        if kind == "unsound":
+            bar = replace(bar, volume=-1.5)
         columns = columns_of([bar])
         event: Bar | None = event_of(symbol, bar)
         if kind == "open":
