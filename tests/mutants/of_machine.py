@@ -99,8 +99,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "quarantine-dropped",
-        "streams.kernel.intake:Intake._refuse",
-        "taken.quarantined.append(Quarantined(record, reason, detail))",
+        "streams.kernel.intake:Taken.refuse",
+        "self.quarantined.append(Quarantined(record, reason, detail))",
         "_ = Quarantined(record, reason, detail)",
         "Refused records are gone and nobody can look at their bytes.",
         (f"{MACHINE}::test_foreign_records_go_to_quarantine_and_hold_nothing_up",),
