@@ -15,12 +15,12 @@ from seamline.schemas.contract import Schema
 from seamline.schemas.errors import TransportError
 from seamline.schemas.times import NS_PER_MS, NS_PER_S
 from seamline.schemas.topics import HEADER_PRODUCER, HEADER_WATERMARK_NS, topic_name
-from seamline.streams.kernel.intake import Resolve
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.protocol import Header
 from seamline.streams.kernel.rehearsal import Evidence
 from seamline.streams.kernel.rehearsal_judge import LandingJudge
 from seamline.streams.kernel.rehearsal_tally import Tally
+from seamline.streams.kernel.writers import Resolve
 
 DOWN = 404
 

@@ -24,12 +24,12 @@ from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time
 from seamline.schemas.topics import parse_subject, topic_name
-from seamline.streams.kernel.intake import Resolve
 from seamline.streams.kernel.protocol import ROLES
 from seamline.streams.kernel.rehearsal import Evidence
 from seamline.streams.kernel.rehearsal_judge import Judged, LandingJudge
 from seamline.streams.kernel.rehearsal_stored import StoredJudge
 from seamline.streams.kernel.rehearsal_tally import Tally
+from seamline.streams.kernel.writers import Resolve
 
 SAVE_S: Final = 2.0
 

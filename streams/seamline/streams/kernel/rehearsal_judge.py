@@ -23,14 +23,16 @@ from numpy.typing import NDArray
 from seamline.schemas.codec import BarDecoder, DecodedBars, schema_ids
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import I8, Bool
+from seamline.schemas.contract import Schema
 from seamline.schemas.errors import ContractError, TransportError
-from seamline.schemas.modes import CANARY, STRICT
+from seamline.schemas.modes import CANARY, STRICT, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.schemas.topics import HEADER_PRODUCER
-from seamline.streams.kernel.intake import Intake, Resolve, Taken, watermark_of
+from seamline.streams.kernel.intake import Intake, Taken, watermark_of
 from seamline.streams.kernel.level import BLOCK_BAR, CELL, EVENT, Level
 from seamline.streams.kernel.protocol import BACKFILL, LIVE, STEP_ROWS_MAX, Record, Role
+from seamline.streams.kernel.writers import Resolve
 
 UNKNOWN: Final = "unknown"
 NO_SCHEMA: Final = "none"
@@ -81,6 +83,13 @@ class _Seen(NamedTuple):
     cells: set[int]
 
 
+class _Mode(NamedTuple):
+    """A worker's intake, and the mode that it judges in."""
+
+    intake: Intake
+    name: str
+
+
 class LandingJudge:
     """Judges the records of one partition of a landing topic. One thread at a time.
 
@@ -92,8 +101,8 @@ class LandingJudge:
         self._role: Role = BACKFILL if role == BACKFILL else LIVE
         self._partition = partition
         self._resolve = resolve
-        self._strict = Intake(preset, partition, _scratch(preset), resolve, STRICT)
-        self._canary = Intake(preset, partition, _scratch(preset), resolve, CANARY)
+        self._strict = _Mode(Intake(preset, partition, _scratch(preset), resolve), STRICT)
+        self._canary = _Mode(Intake(preset, partition, _scratch(preset), resolve), CANARY)
         self._decoder = BarDecoder()
 
     @property
@@ -210,12 +219,14 @@ class LandingJudge:
             return key_text(record), -1, np.empty(0, np.int64)
         return block.symbol, number, self._cells(block.columns.open_time_ns)
 
-    def _see(self, intake: Intake, records: Sequence[Record], clock_ns: int) -> _Seen:
+    def _see(self, mode: _Mode, records: Sequence[Record], clock_ns: int) -> _Seen:
         refused: dict[int, str] = {}
         cells: set[int] = set()
         bars = at = 0
         while at < len(records):
-            taken: Taken = intake.take(self._role, records, at, STEP_ROWS_MAX, clock_ns)
+            taken: Taken = mode.intake.take(
+                self._role, records, at, STEP_ROWS_MAX, clock_ns, Policy(mode.name)
+            )
             at = taken.next_index
             bars += taken.bars
             refused.update((each.record.offset, each.reason) for each in taken.quarantined)
@@ -243,7 +254,7 @@ class LandingJudge:
             schema = self._resolve(number)
         except TransportError:
             schema = None
-        if schema is None:
+        if not isinstance(schema, Schema):
             return "", f"id {number}"
         return schema.name, f"{schema.name} v{schema.version}"
 

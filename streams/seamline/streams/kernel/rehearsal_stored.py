@@ -31,11 +31,7 @@ from seamline.streams.kernel.intake import (
     INVALID_BLOCK,
     KEY_MISMATCH,
     NULL_VALUE,
-    REGISTRY_UNAVAILABLE,
-    UNDECODABLE,
-    UNKNOWN_SCHEMA,
     WRONG_PARTITION,
-    Resolve,
 )
 from seamline.streams.kernel.protocol import Record
 from seamline.streams.kernel.rehearsal_judge import (
@@ -47,6 +43,12 @@ from seamline.streams.kernel.rehearsal_judge import (
     producer_of,
 )
 from seamline.streams.kernel.validate import first_rule, judged, outcome
+from seamline.streams.kernel.writers import (
+    REGISTRY_UNAVAILABLE,
+    UNDECODABLE,
+    UNKNOWN_SCHEMA,
+    Resolve,
+)
 
 # A null there is the end of a key, in the others it says nothing.
 LOGS: Final = ("conformed", "superseded")
@@ -103,7 +105,7 @@ class StoredJudge:
             schema = self._resolve(number)
         except TransportError:
             return None, f"id {number}", REGISTRY_UNAVAILABLE
-        if schema is None:
+        if not isinstance(schema, Schema):
             return None, f"id {number}", UNKNOWN_SCHEMA
         fits = schema.name in self._names
         return schema, f"{schema.name} v{schema.version}", "" if fits else UNKNOWN_SCHEMA

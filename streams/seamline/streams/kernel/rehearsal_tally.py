@@ -28,10 +28,10 @@ from seamline.schemas.columns import I8
 from seamline.schemas.errors import ContractError
 from seamline.schemas.jit import njit
 from seamline.schemas.times import NS_PER_MS, NS_PER_S
-from seamline.streams.kernel.intake import REGISTRY_UNAVAILABLE
 from seamline.streams.kernel.level import UNSET
 from seamline.streams.kernel.rehearsal import OTHERS, SAMPLES, Evidence, Traffic, top
 from seamline.streams.kernel.rehearsal_judge import Bars, Judged
+from seamline.streams.kernel.writers import REGISTRY_UNAVAILABLE
 
 NAMES_MAX: Final = 65_536
 SYMBOLS_MAX: Final = 1 << 20
