@@ -129,6 +129,7 @@ class SeamEngine:
         if self.certificate is not None:
             return
         self._source.check_topics()
+        self._source.open_contract()
         self._cluster = self._source.cluster_id()
         if self._resume is not None:
             check_position(self._resume, self._request, self._cluster)
@@ -312,6 +313,7 @@ class SeamEngine:
         with source.tail({role: self._reader.fences[role] for role in LIVE_ROLES}) as tail:
             while not follower.ended:
                 self._check_open()
+                self._source.follow_contract(tail)
                 messages = self._poll(tail, follower)
                 pulse.beat(source, heard=bool(messages))
                 events, clocks = self._apply(follower, messages)
@@ -358,7 +360,7 @@ class SeamEngine:
         """One poll: rows first, so that a block meets what was delivered of it."""
         source, now_ns = self._source, self._clock()
         by_role: dict[str, list[Message]] = {role: [] for role in LIVE_ROLES}
-        for message in messages:
+        for message in source.without_modes(messages):
             by_role[message.topic.rpartition(".")[2]].append(message)
         events: list[Event] = []
         for symbol, columns in source.rows(by_role["conformed"]):

@@ -25,12 +25,14 @@ from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
+    SCHEMA_MODES_TOPIC,
     parse_gap_key,
     parse_storage_key,
     parse_symbol_key,
     partition_of,
     topic_name,
 )
+from seamline.sdk.read_contract import ReadContract
 from seamline.streams.kernel.seam import GapFacts, SealFacts
 
 SCHEMA_OF: Final[Mapping[str, str]] = {
@@ -54,9 +56,17 @@ class Clocks:
 
 
 class SeamSource:
-    """The topics of one preset, seen by a reader of some of its symbols."""
+    """The topics of one preset, seen by a reader of some of its symbols. With a `contract`, what it
+    takes keeps the contract of its subjects, else only what decoding asks for."""
 
-    def __init__(self, cluster: Cluster, preset: Preset, symbols: Sequence[str]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        preset: Preset,
+        symbols: Sequence[str],
+        contract: ReadContract | None = None,
+    ) -> None:
+        self.contract = contract
         self.cluster = cluster
         self.preset = preset
         self.symbols: dict[str, int] = {s: partition_of(s, preset.partitions) for s in symbols}
@@ -121,14 +131,12 @@ class SeamSource:
     ) -> Iterator[list[Message]]:
         """Committed records from each start up to its fence, in order per partition."""
         topic = self.topic(role)
-        return read_range(
-            self.cluster,
-            {
-                (topic, partition): min(start, fences[partition])
-                for partition, start in starts.items()
-            },
-            {(topic, partition): fences[partition] for partition in starts},
-        )
+        wanted = {(topic, partition): fences[partition] for partition in starts}
+        from_ = {(topic, p): min(start, fences[p]) for p, start in starts.items()}
+        for messages in read_range(self.cluster, from_, wanted):
+            if self.contract is not None:
+                self.contract.refresh()
+            yield messages
 
     def tail(self, starts: Mapping[str, Mapping[int, int]]) -> Tail:
         """A tail over roles, each partition from its own offset."""
@@ -137,6 +145,25 @@ class SeamSource:
             for partition, offset in offsets.items():
                 tail.add((self.topic(role), partition), offset)
         return tail
+
+    # the modes of what is read; nothing without a contract
+
+    def open_contract(self) -> None:
+        if self.contract is not None:
+            self.contract.create([self.topic(role) for role in SCHEMA_OF])
+            self.contract.open()
+
+    def follow_contract(self, tail: Tail) -> None:
+        if self.contract is not None:
+            self.contract.follow(tail)
+
+    def without_modes(self, messages: list[Message]) -> list[Message]:
+        """The messages but those of the control topic, which are heard first."""
+        modes = [m for m in messages if m.topic == SCHEMA_MODES_TOPIC]
+        if not modes or self.contract is None:
+            return messages
+        self.contract.take(modes)
+        return [m for m in messages if m.topic != SCHEMA_MODES_TOPIC]
 
     def known_symbols(self) -> list[str]:
         """Every symbol of the preset that was ever sealed. Reads all of `seals`."""
@@ -157,8 +184,11 @@ class SeamSource:
                 continue
             if message.value is None:
                 raise _refused(message, "a block was removed", "removed")
+            self._check(message, "storage")
             _check_schema(message, "storage")
             block = decode_block(message.value)
+            if self.contract is not None:
+                self.contract.check_values(SCHEMA_OF["storage"], [message], block.columns)
             if (block.symbol, block.block_start_ns) != (symbol, start_ns):
                 raise _refused(message, "the key is not the block's", "key_differs")
             yield block
@@ -170,6 +200,7 @@ class SeamSource:
                 continue
             if message.value is None:
                 raise _refused(message, "a seal was removed", "removed")
+            self._check(message, "seals")
             _check_schema(message, "seals")
             record = decode_record("seal", message.value)
             if record["symbol"] != symbol:
@@ -196,6 +227,7 @@ class SeamSource:
             if message.value is None:
                 yield symbol, start_ns, None
                 continue
+            self._check(message, "gaps")
             _check_schema(message, "gaps")
             record = decode_record("gap", message.value)
             if (record["symbol"], record["start_ns"]) != (symbol, start_ns):
@@ -209,6 +241,7 @@ class SeamSource:
         for message in messages:
             if message.value is None:
                 continue
+            self._check(message, "positions")
             _check_schema(message, "positions")
             record = decode_record("position", message.value)
             found.known_ns[message.partition] = record["known_time_ns"]
@@ -223,6 +256,8 @@ class SeamSource:
         wanted = [m for m in messages if m.key in self._keys]
         if not wanted:
             return
+        if self.contract is not None:
+            self.contract.check_records(SCHEMA_OF[role], wanted)
         for headers in {m.headers for m in wanted}:
             if not _fits(headers, role):
                 first = next(m for m in wanted if m.headers == headers)
@@ -234,12 +269,18 @@ class SeamSource:
         if not decoded.ok.all():
             at = int(np.flatnonzero(~decoded.ok)[0])
             raise _refused(wanted[at], "does not decode", "undecodable")
+        if self.contract is not None:
+            self.contract.check_values(SCHEMA_OF[role], wanted, decoded.columns)
         names = self._decoder.symbols
         for sid in np.unique(decoded.sid).tolist():
             rows = np.flatnonzero(decoded.sid == sid)
             if names[sid] not in self.symbols:
                 raise _refused(wanted[int(rows[0])], "the key is not the bar's", "key_differs")
             yield names[sid], decoded.columns.take(rows)
+
+    def _check(self, message: Message, role: str) -> None:
+        if self.contract is not None:
+            self.contract.check_records(SCHEMA_OF[role], [message])
 
     def _tps(self, role: str) -> list[TP]:
         topic = self.topic(role)

@@ -20,12 +20,15 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
+from seamline.connectors.metrics import ValidationFailures
 from seamline.connectors.world import World
 from seamline.presets import loader
 from seamline.schemas.columns import ConformedColumns
 from seamline.schemas.errors import UsageError
+from seamline.schemas.modes import default_mode
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time, parse_duration, parse_time
+from seamline.sdk.read_contract import ReadContract, text_in
 from seamline.sdk.seam_engine import SeamEngine, Step
 from seamline.sdk.seam_source import SeamSource
 from seamline.streams.kernel.seam import OnGap, Request
@@ -56,6 +59,7 @@ def stitch(
     resume: Position | None = None,
     world: World | None = None,
     presets: Mapping[str, Preset] | None = None,
+    failures: ValidationFailures | None = None,
 ) -> SeamStream:
     """A stream of events: the bars of `symbols` from `start`, `CaughtUp(certificate)`, then live.
 
@@ -69,10 +73,14 @@ def stitch(
     `LateBar` and `Revision` for what became known while nobody read. Of several revisions made
     meanwhile the last is told.
 
+    What is read is checked in the mode of its subject (`seamline schema mode`): canary counts what
+    breaks a rule in `failures` (a registry of its own if not given) and passes it on, strict raises
+    SchemaValidationError.
+
     Raises UsageError for a wrong argument or an unknown preset at once, TransportError when there
     is no world. Iteration raises UsageError for an unknown symbol or the position of another
     cluster, SeamBroken when history and live do not join, ContractError when storage is not what
-    its seals say, TransportError when Kafka fails.
+    its seals say, SchemaValidationError, TransportError when Kafka fails.
     """
     found = presets if presets is not None else loader.load(None, os.environ)
     chosen = loader.get(found, preset)
@@ -81,8 +89,12 @@ def stitch(
     if resume is not None:
         request = _resumed(request, start, end, resume)
     wait_ns = parse_duration(gap_timeout, parameter="gap_timeout")
+    mode = default_mode(os.environ)
     resolved = world if world is not None else World.resolve(os.environ)
-    return SeamStream(resolved, chosen, request, follow=follow, wait_ns=wait_ns, resume=resume)
+    contract = ReadContract(resolved.cluster, mode, text_in(resolved), failures)
+    return SeamStream(
+        *(resolved, chosen, request, contract), follow=follow, wait_ns=wait_ns, resume=resume
+    )
 
 
 def _resumed(request: Request, start: object, end: object, position: Position) -> Request:
@@ -177,12 +189,14 @@ class SeamStream:
         world: World,
         preset: Preset,
         request: Request,
+        contract: ReadContract,
         *,
         follow: bool,
         wait_ns: int,
         resume: Position | None = None,
     ) -> None:
         self.request = request
+        self._contract = contract
         self._resume = resume
         self._told = Told(request, resume)
         self._last: Event | None = None
@@ -201,6 +215,11 @@ class SeamStream:
     def certificate(self) -> Certificate | None:
         """The evidence, once the history has been proved."""
         return None if self._built is None else self._built.certificate
+
+    @property
+    def failures(self) -> ValidationFailures:
+        """Records that broke a rule of their subject, by subject and mode."""
+        return self._contract.failures
 
     @property
     def position(self) -> Position | None:
@@ -319,7 +338,9 @@ class SeamStream:
 
     def _engine(self) -> SeamEngine:
         if self._built is None:
-            source = SeamSource(self._world.cluster, self._preset, self.request.symbols)
+            source = SeamSource(
+                self._world.cluster, self._preset, self.request.symbols, self._contract
+            )
             self._built = SeamEngine(
                 source,
                 self.request,
