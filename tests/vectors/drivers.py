@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vectors import (
+    audit_drivers,
     conformance_drivers,
     coverage_drivers,
     feed_drivers,
@@ -16,6 +17,7 @@ from vectors.engine import CONDITIONS, DRIVERS
 __all__ = ["CONDITIONS", "DRIVERS", "MODULES"]
 
 MODULES = (
+    audit_drivers,
     conformance_drivers,
     coverage_drivers,
     feed_drivers,

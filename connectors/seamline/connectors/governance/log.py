@@ -16,76 +16,38 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from seamline.connectors.governance.chain import (
+    AUDIT,
+    HEADER_ALONG,
+    HEADER_ATTEMPT,
+    MODES,
+    Chain,
+    along_of,
+    read_chain,
+)
+from seamline.connectors.governance.change import Change, OutRecord, entries_of
+from seamline.connectors.governance.unfinished import complete_unfinished
 from seamline.connectors.kafka import topics
 from seamline.connectors.kafka.admin import TP, Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.connectors.kafka.producer import TransactionalProducer
-from seamline.connectors.kafka.reader import Headers, Message, read_range
-from seamline.schemas.audit import (
-    GENESIS,
-    Draft,
-    Entry,
-    Head,
-    append,
-    decode_head,
-    encode_entry,
-    encode_head,
-    vouched,
-    with_state,
-)
-from seamline.schemas.errors import ContractError, TransportError, UsageError
-from seamline.schemas.modes import HEAD_KEY, ModeBook, SubjectState, encode_state
+from seamline.schemas.audit import Entry, Head, encode_entry, encode_head, vouched
+from seamline.schemas.errors import TransportError
+from seamline.schemas.modes import HEAD_KEY, ModeBook, encode_state
 from seamline.schemas.topics import AUDIT_TOPIC, SCHEMA_MODES_TOPIC
+
+__all__ = ["Change", "GovernanceLog", "Governed", "OutRecord"]
 
 TRANSACTIONAL_ID: Final = AUDIT_TOPIC
 ATTEMPTS: Final = 5
 BACKOFF_MAX_S: Final = 5.0
 VISIBLE_S: Final = 10.0
 CHECK_S: Final = 0.02
-RECORDS_MAX: Final = 20_000
-# Which attempt wrote an entry: two writers may say the same in the same nanosecond.
-HEADER_ATTEMPT: Final = "seamline-attempt"
-AUDIT: Final[TP] = (AUDIT_TOPIC, 0)
-MODES: Final[TP] = (SCHEMA_MODES_TOPIC, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class OutRecord:
-    """A record of any topic that becomes visible with the entries of its change."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What one decision writes. `states` and `records` never go without an entry: a state needs a
-    draft of its own subject, whose evidence then holds the state as `in_force`."""
-
-    drafts: tuple[Draft, ...] = ()
-    states: tuple[SubjectState, ...] = ()
-    records: tuple[OutRecord, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """`seamline.audit` as it lies there, and the head as the control topic keeps it."""
-
-    records: tuple[Message, ...]
-    head: Head | None
-    book: ModeBook
-
-    @property
-    def values(self) -> list[bytes | None]:
-        return [record.value for record in self.records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +81,7 @@ class GovernanceLog:
 
         Raises TransportError when the broker does not answer.
         """
-        there = self._admin.partitions((AUDIT_TOPIC, SCHEMA_MODES_TOPIC))
-        tps = [tp for tp in (AUDIT, MODES) if tp[0] in there]
-        return self._chain(tps)
+        return read_chain(self._cluster, self._admin)
 
     def read(self) -> Governed:
         """What is in force now. Raises TransportError when the broker does not answer."""
@@ -144,7 +104,7 @@ class GovernanceLog:
             began_s = time.monotonic()
             with TransactionalProducer(self._cluster, TRANSACTIONAL_ID) as producer:
                 try:
-                    chain = self._take(producer)
+                    chain = self._take(producer, clock_ns)
                 except TransportError as error:
                     last = _passing(error)
                 else:
@@ -154,7 +114,7 @@ class GovernanceLog:
                     change = decide(_governed(chain))
                     if change == Change():
                         return ()
-                    entries, attempt = _entries(chain, change, clock_ns()), secrets.token_hex(8)
+                    entries, attempt = entries_of(chain, change, clock_ns()), secrets.token_hex(8)
                     tried[attempt] = entries
                     try:
                         self._write(producer, change, entries, attempt)
@@ -174,12 +134,13 @@ class GovernanceLog:
         """The entries that `commit` would write now. Writes nothing and fences nobody."""
         chain = self.chain()
         change = decide(_governed(chain))
-        return () if change == Change() else _entries(chain, change, clock_ns())
+        return () if change == Change() else entries_of(chain, change, clock_ns())
 
-    def _take(self, producer: TransactionalProducer) -> Chain:
+    def _take(self, producer: TransactionalProducer, clock_ns: Callable[[], int]) -> Chain:
         """Take the id, then read: from now on nobody writes without this producer being fenced."""
         producer.init()
-        return self._chain((AUDIT, MODES))
+        complete_unfinished(producer, self._cluster, self._admin, clock_ns)
+        return read_chain(self._cluster, self._admin)
 
     def _write(
         self,
@@ -189,26 +150,21 @@ class GovernanceLog:
         attempt: str,
     ) -> None:
         named = ((HEADER_ATTEMPT, attempt.encode()),)
+        along = {(record.topic, record.partition) for record in change.records}
         newest: dict[int, TP] = {}
         producer.begin()
-        for record in change.records:
-            number = producer.send(
-                record.topic,
-                record.partition,
-                record.key,
-                record.value,
-                record.headers,
-                want="first",
-            )
-            newest[number] = (record.topic, record.partition)
+        for entry in entries:
+            marked = (*named, (HEADER_ALONG, along_of(along)))
+            number = producer.send(*AUDIT, None, encode_entry(entry), marked, want="first")
+            newest[number] = AUDIT
         for state in change.states:
             producer.send(*MODES, state.subject.encode(), encode_state(state), named)
-        for entry in entries:
-            number = producer.send(*AUDIT, None, encode_entry(entry), named, want="first")
-            newest[number] = AUDIT
-        newest[
-            producer.send(*MODES, HEAD_KEY, encode_head(entries[-1].head), named, want="first")
-        ] = MODES
+        for record in change.records:
+            tp, headers = (record.topic, record.partition), (*record.headers, *named)
+            number = producer.send(*tp, record.key, record.value, headers, want="first")
+            newest[number] = tp
+        head = encode_head(entries[-1].head)
+        newest[producer.send(*MODES, HEAD_KEY, head, named, want="first")] = MODES
         offsets = producer.commit()
         ends: dict[TP, int] = {}
         for number, tp in newest.items():
@@ -232,21 +188,6 @@ class GovernanceLog:
                     fix="See which transaction is open there: kafka-transactions list",
                 )
             time.sleep(CHECK_S)
-
-    def _chain(self, tps: Sequence[TP]) -> Chain:
-        fences = self._admin.end_offsets(tps)
-        starts = self._admin.begin_offsets(tps)
-        records: list[Message] = []
-        head, book = None, ModeBook()
-        for batch in read_range(self._cluster, starts, fences):
-            for message in batch:
-                if message.topic == AUDIT_TOPIC:
-                    records.append(message)
-                elif message.key == HEAD_KEY:
-                    head = _head(message.value)
-                else:
-                    book.take(message.key, message.value)
-        return Chain(tuple(records), head, book)
 
 
 def _passing(error: TransportError) -> TransportError:
@@ -273,82 +214,4 @@ def _governed(chain: Chain) -> Governed:
 
 def _attempt_of(chain: Chain, tried: dict[str, tuple[Entry, ...]]) -> tuple[Entry, ...] | None:
     """The entries of the attempt that was committed although its writer was not told."""
-    for record in reversed(chain.records):
-        for name, value in record.headers:
-            if name == HEADER_ATTEMPT and value.decode("ascii", "replace") in tried:
-                return tried[value.decode("ascii")]
-    return None
-
-
-def _head(value: bytes | None) -> Head | None:
-    try:
-        return decode_head(value)
-    except ContractError:
-        return None
-
-
-def _entries(chain: Chain, change: Change, clock_ns: int) -> tuple[Entry, ...]:
-    """The entries of a change in their places. Raises UsageError for a change that cannot be."""
-    _check(chain.book, change)
-    known = vouched(chain.values, chain.head)
-    head, last_ns = _place(chain), known[-1].time_ns if known else 0
-    entries = []
-    for draft in _with_states(change):
-        entry = append(head, last_ns, draft, clock_ns)
-        entries.append(entry)
-        head, last_ns = entry.head, entry.time_ns
-    return tuple(entries)
-
-
-def _with_states(change: Change) -> Iterator[Draft]:
-    """The last draft of a subject says what its state is from now on."""
-    states = {state.subject: state for state in change.states}
-    last = {draft.subject: at for at, draft in enumerate(change.drafts)}
-    for at, draft in enumerate(change.drafts):
-        state = states.get(draft.subject)
-        yield with_state(draft, state) if state is not None and last[draft.subject] == at else draft
-
-
-def _place(chain: Chain) -> Head | None:
-    """After which head the next entry stands. Where none is kept although records lie there, it
-    carries the hash of nothing: the loss stays visible instead of being mended."""
-    if chain.head is not None or not chain.records:
-        return chain.head
-    return Head(len(chain.records) - 1, GENESIS)
-
-
-def _check(book: ModeBook, change: Change) -> None:
-    if not change.drafts:
-        raise UsageError(
-            "states and records are written with an entry that says why",
-            parameter="drafts",
-            value=(),
-            fix="Give a Draft",
-        )
-    if len(change.records) > RECORDS_MAX:
-        raise UsageError(
-            "too many records for one transaction",
-            parameter="records",
-            value=len(change.records),
-            fix=f"At most {RECORDS_MAX}: make several changes",
-        )
-    unsaid = {state.subject for state in change.states} - {d.subject for d in change.drafts}
-    if unsaid:
-        raise UsageError(
-            "a state of a subject is written with an entry of that subject",
-            parameter="states",
-            value=sorted(unsaid),
-            fix="Give a Draft of each of these subjects",
-        )
-    known: dict[str, int] = {}
-    for state in change.states:
-        held = book.state_of(state.subject)
-        before = known.get(state.subject, 0 if held is None else held.version)
-        if state.version != before + 1:
-            raise UsageError(
-                f"version {before} of {state.subject} is in force, the next is {before + 1}",
-                parameter="version",
-                value=state.version,
-                fix="Make the state of the book that `decide` was given",
-            )
-        known[state.subject] = state.version
+    return next((tried[attempt] for attempt in tried if attempt in chain.attempts), None)
