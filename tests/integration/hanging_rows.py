@@ -9,6 +9,7 @@ what the records mean.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,9 @@ def unverified(cluster: Cluster) -> Iterator[None]:
                 future.result(timeout=30)
 
     alter(AlterConfigOpType.SET)
+    deadline = time.monotonic() + 30
+    while Admin(cluster).broker_setting(VERIFICATION) != "false":  # told, not in force yet
+        assert time.monotonic() < deadline
     try:
         yield
     finally:
