@@ -33,12 +33,12 @@ from seamline.connectors.kafka.producer import (
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.metrics import ValidationFailures
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.connectors.registry.registration import verify
+from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.world import World
 from seamline.presets import loader
 from seamline.schemas.codec_kernels import SYMBOL_BYTES_MAX
 from seamline.schemas.columns import I8, WS_OPEN, BarColumns, Bool
-from seamline.schemas.contract import SCHEMAS, subject_rules
+from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import SchemaValidationError, TransportError, UsageError
 from seamline.schemas.modes import MODES, Policy, default_mode
 from seamline.schemas.preset import Preset
@@ -124,7 +124,7 @@ class Producer:
         self.failures.create([self._subject], MODES)
         resolved = world if world is not None else World.resolve(os.environ)
         assert_partitions(resolved.cluster, self.preset, (topic, "quarantine"))
-        ids = _registered(resolved, self.preset, topic, self._subject)
+        ids = _registered(resolved, self.preset, topic)
         self._records = LandingRecords(self.preset, topic, ids, who)
         with ExitStack() as undo:
             self._modes = ModeFollower(resolved.cluster, mode)
@@ -377,14 +377,10 @@ def _check_symbol(symbol: object) -> None:
         raise UsageError("a symbol that long is none", parameter="symbol", value=symbol, fix=fix)
 
 
-def _registered(world: World, preset: Preset, role: str, subject: str) -> Mapping[str, int]:
-    """Schema name -> id of what lands there, registered unless it is and verified by content."""
+def _registered(world: World, preset: Preset, role: str) -> Mapping[str, int]:
+    """Schema name -> id of what lands there, verified by content; registered in dev alone."""
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
-        ids = {}
-        for name in subject_rules(preset.kind)[role].schemas:
-            ids[name] = client.register(subject, SCHEMAS[name].text)
-            verify(client, subject, SCHEMAS[name], ids[name])
-        return ids
+        return ensure_registered(client, preset, roles=(role,))
     finally:
         client.close()

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from seamline.connectors.registry.governed import (
     Judged,
     check_content,
     judge,
-    register_all,
+    register,
 )
 from seamline.schemas.bundle import Bundle
 from seamline.schemas.contract import (
@@ -35,7 +35,7 @@ from seamline.schemas.contract import (
     subject_rules,
 )
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.modes import CANARY
+from seamline.schemas.modes import CANARY, STRICT
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import LANDING_ROLES, subject_of, topic_name
 
@@ -109,40 +109,56 @@ def ensure_registered(
     client: SchemaRegistryClient,
     preset: Preset,
     *,
-    mode_of: Callable[[str], str] = lambda subject: CANARY,
+    roles: Collection[str] | None = None,
+    mode_of: Callable[[str], str] | None = None,
     count: Count = lambda subject, mode: None,
     env: Mapping[str, str] | None = None,
 ) -> Mapping[str, int]:
-    """Schema name -> id for all records of the preset's topics.
+    """Schema name -> id for all records of the preset's topics, or of those of `roles`.
 
-    Registers what is missing in profile `dev`. Raises ContractError when it is missing in `prod`,
-    when the registry refuses it or means another schema by its id, TransportError when the registry
-    does not answer.
+    Registers what is missing in profile `dev`, under the modes of `mode_of`; without it a subject
+    is strict when the registry keeps a level for it. Raises ContractError when it is missing in
+    `prod` or when the registry means another schema by its id, SchemaValidationError when a strict
+    subject refuses it, TransportError when the registry does not answer.
     """
     dev = profile(os.environ if env is None else env, client.url) == DEV
     ids: dict[str, int] = {}
     for subject in subjects_of(preset):
-        several = len(subject.schemas) > 1
+        if roles is not None and subject.role not in roles:
+            continue
         for name in subject.schemas:
             schema = SCHEMAS[name]
             schema_id = _id_of(client, subject.name, schema)
             if schema_id is None and dev:
-                mode = mode_of(subject.name)
-                one = judge(
-                    client,
-                    subject.name,
-                    schema.text,
-                    mode=mode,
-                    level=subject.level,
-                    several_records=several,
-                )
-                (registered,) = register_all(client, (one,), count)
-                schema_id = registered.id
+                schema_id = _registered(client, subject, schema, mode_of, count)
             if schema_id is None:
                 raise _missing(preset, subject.name, schema)
             verify(client, subject.name, schema, schema_id)
             ids.setdefault(name, schema_id)
     return MappingProxyType(ids)
+
+
+def _registered(
+    client: SchemaRegistryClient,
+    subject: Subject,
+    schema: Schema,
+    mode_of: Callable[[str], str] | None,
+    count: Count,
+) -> int:
+    own = client.compatibility(subject.name)
+    mode = CANARY if own in (None, NONE) else STRICT
+    one = judge(
+        client,
+        subject.name,
+        schema.text,
+        mode=mode if mode_of is None else mode_of(subject.name),
+        level=subject.level,
+        several_records=len(subject.schemas) > 1,
+    )
+    # A start never changes a level that is there: that belongs to who changes the mode.
+    if own is not None:
+        one = replace(one, registry_wanted=own)
+    return register(client, one, count).id
 
 
 def verify(client: SchemaRegistryClient, subject: str, schema: Schema, schema_id: int) -> None:
