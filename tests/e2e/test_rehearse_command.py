@@ -28,6 +28,7 @@ from seamline.schemas.contract import BUNDLE_SHA256
 from seamline.schemas.errors import UsageError
 from seamline.schemas.topics import partition_of, subject_of
 from seamline.sdk.cli.main import app
+from seamline.streams.kernel.intake import NAMES
 from seamline.streams.kernel.rehearsal import OTHERS, Evidence
 
 RECORDS = 200_000
@@ -136,7 +137,7 @@ def test_an_interrupted_rehearsal_goes_on_to_the_same_numbers(
     few: Landed, registry: RemoteSchemaRegistryClient, tmp_path: Path
 ) -> None:
     cluster = few.fresh.world.cluster
-    resolve = BundleResolver(registry, approved_bundle())
+    resolve = BundleResolver(registry, approved_bundle(), NAMES)
     plan = plan_of(few)
     whole = rehearsing.rehearse(cluster, plan, resolve)
     file = tmp_path / "rehearsal.json"

@@ -11,7 +11,6 @@ from dataclasses import replace
 from machine_world import IDS, MINUTE_NS, PARENT, START_NS, SYMBOLS, Row, block_value, columns_of
 from machine_world import resolve as approved
 from seamline.schemas.codec import encode_bars, frame
-from seamline.schemas.contract import Schema
 from seamline.schemas.errors import TransportError
 from seamline.schemas.times import NS_PER_MS, NS_PER_S
 from seamline.schemas.topics import HEADER_PRODUCER, HEADER_WATERMARK_NS, topic_name
@@ -20,7 +19,7 @@ from seamline.streams.kernel.protocol import Header
 from seamline.streams.kernel.rehearsal import Evidence
 from seamline.streams.kernel.rehearsal_judge import LandingJudge
 from seamline.streams.kernel.rehearsal_tally import Tally
-from seamline.streams.kernel.writers import Resolve
+from seamline.streams.kernel.writers import Meaning, Resolve
 
 DOWN = 404
 
@@ -51,7 +50,7 @@ class Landing:
         self.put(chosen, value, ((HEADER_PRODUCER, producer),))
 
 
-def registry(number: int) -> Schema | None:
+def registry(number: int) -> Meaning | None:
     if number == DOWN:
         raise TransportError("the registry does not answer")
     return approved(number)

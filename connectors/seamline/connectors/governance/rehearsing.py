@@ -20,13 +20,15 @@ from seamline.connectors.governance.rehearsal_file import Progress
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.reader import BATCH_MAX, Message, read_range
+from seamline.connectors.registry.resolving import BundleResolver
+from seamline.schemas.contract import BUNDLE_SHA256
 from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import format_time
 from seamline.schemas.topics import parse_subject, topic_name
-from seamline.streams.kernel.protocol import ROLES
+from seamline.streams.kernel.protocol import ROLES, Record
 from seamline.streams.kernel.rehearsal import Evidence
-from seamline.streams.kernel.rehearsal_judge import Judged, LandingJudge
+from seamline.streams.kernel.rehearsal_judge import Judged, LandingJudge, as_approved
 from seamline.streams.kernel.rehearsal_stored import StoredJudge
 from seamline.streams.kernel.rehearsal_tally import Tally
 from seamline.streams.kernel.writers import Resolve
@@ -45,6 +47,7 @@ class Plan:
     now_ns: int
     bundle_sha256: str
     mode_version: int = 0
+    tombstones: frozenset[str] = frozenset()
     resume: Path | None = None
 
     @property
@@ -62,13 +65,13 @@ class Judge(Protocol):
     @property
     def symbols(self) -> Sequence[str]: ...
 
-    def judge(self, records: Sequence[Message]) -> Judged: ...
+    def judge(self, records: Sequence[Record]) -> Judged: ...
 
 
 def rehearse(
     cluster: Cluster,
     plan: Plan,
-    resolve: Resolve,
+    resolve: BundleResolver,
     on_progress: Callable[[Progress], None] | None = None,
     *,
     save_s: float = SAVE_S,
@@ -90,6 +93,7 @@ def rehearse(
         if plan.resume is not None:
             rehearsal_file.save(plan.resume, of, progress)
     judges: dict[int, Judge] = {}
+    proposal = plan.bundle_sha256 != BUNDLE_SHA256
     saved_s = time.monotonic()
     starts = {(plan.topic, number): offset for number, offset in progress.positions.items()}
     fences = {(plan.topic, number): offset for number, offset in progress.fences.items()}
@@ -98,7 +102,8 @@ def rehearse(
             judge = judges.get(number)
             if judge is None:
                 judge = judges[number] = _judge(plan, number, resolve)
-            progress.tally.take(number, judge.judge(records), judge.symbols)
+            read = as_approved(records, resolve, resolve.proposed) if proposal else records
+            progress.tally.take(number, judge.judge(read), judge.symbols)
             progress.positions[number] = records[-1].offset + 1
         if plan.resume is not None and time.monotonic() - saved_s >= save_s:
             rehearsal_file.save(plan.resume, of, progress)
@@ -121,8 +126,8 @@ def rehearse(
 
 def _judge(plan: Plan, partition: int, resolve: Resolve) -> Judge:
     if plan.role in ROLES:
-        return LandingJudge(plan.preset, partition, plan.role, resolve)
-    return StoredJudge(plan.preset, partition, plan.role, resolve)
+        return LandingJudge(plan.preset, partition, plan.role, resolve, plan.tombstones)
+    return StoredJudge(plan.preset, partition, plan.role, resolve, plan.tombstones)
 
 
 def _identity(admin: Admin, plan: Plan) -> dict[str, str]:
@@ -133,6 +138,7 @@ def _identity(admin: Admin, plan: Plan) -> dict[str, str]:
         "subject": plan.subject,
         "since": plan.since,
         "bundle": plan.bundle_sha256,
+        "tombstones": " ".join(sorted(plan.tombstones)),
         "cluster": admin.cluster_id(),
         "preset": f"{preset.id} {grid} {preset.off_grid}",
     }

@@ -24,6 +24,7 @@ from seamline.sdk.cli.stack import DirOption
 if TYPE_CHECKING:
     from seamline.connectors.kafka.cluster import Cluster
     from seamline.schemas.bundle import Bundle
+    from seamline.schemas.modes import SubjectState
     from seamline.streams.kernel.rehearsal import Evidence
 
 _AGO = re.compile(r"[0-9]+[a-z]+")
@@ -59,6 +60,7 @@ def rehearse(
     from seamline.connectors.registry.resolving import BundleResolver
     from seamline.connectors.world import World
     from seamline.presets import loader
+    from seamline.schemas.contract import subject_rules
     from seamline.schemas.topics import parse_subject, subject_named
 
     who = actor_named(actor, os.environ) if record else ""
@@ -67,6 +69,7 @@ def rehearse(
     chosen = _bundle(bundle)
     now_ns = time.time_ns()
     world = World.resolve(os.environ, directory)
+    state = _state(world.cluster, name)
     plan = rehearsing.Plan(
         subject=name,
         preset=preset,
@@ -74,12 +77,15 @@ def rehearse(
         since_ns=_since_ns(since, now_ns),
         now_ns=now_ns,
         bundle_sha256=chosen.sha256,
-        mode_version=_mode_version(world.cluster, name),
+        mode_version=0 if state is None else state.version,
+        tombstones=frozenset() if state is None else frozenset(state.tombstones),
         resume=resume,
     )
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
-        evidence = rehearsing.rehearse(world.cluster, plan, BundleResolver(client, chosen))
+        names = subject_rules(preset.kind)[plan.role].schemas
+        resolve = BundleResolver(client, chosen, names)
+        evidence = rehearsing.rehearse(world.cluster, plan, resolve)
     finally:
         client.close()
     if record:
@@ -109,11 +115,10 @@ def _bundle(directory: Path | None) -> Bundle:
     return approved_bundle() if directory is None else read_bundle(directory)
 
 
-def _mode_version(cluster: Cluster, subject: str) -> int:
+def _state(cluster: Cluster, subject: str) -> SubjectState | None:
     from seamline.connectors.governance.log import GovernanceLog
 
-    state = GovernanceLog(cluster).read().book.state_of(subject)
-    return 0 if state is None else state.version
+    return GovernanceLog(cluster).read().book.state_of(subject)
 
 
 def _record(cluster: Cluster, evidence: Evidence, actor: str, bundle: Path | None) -> int:

@@ -1,7 +1,7 @@
 """Landed records of one partition, judged as strict would have judged them when they landed.
 
 Decides: what strict refuses, what canary refuses of it, and which closed bars that concerns. The
-judgement itself is the worker's: two `Intake`s over scratch levels, one in each mode; no rule is
+judgement itself is the worker's: an `Intake` over a scratch level, asked in each mode; no rule is
 written here a second time. Invariants: a record is judged by the clock of its own append time, as a
 worker that keeps up judges it; heartbeats are no records, but one that intake would refuse is;
 every record is judged once, whatever the batches. Must not know: Kafka, totals.
@@ -12,7 +12,7 @@ after they were appended (which need a clock of their own) are looked at one by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -23,16 +23,17 @@ from numpy.typing import NDArray
 from seamline.schemas.codec import BarDecoder, DecodedBars, schema_ids
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import I8, Bool
-from seamline.schemas.contract import Schema
+from seamline.schemas.drift import Drift
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.modes import CANARY, STRICT, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS
 from seamline.schemas.topics import HEADER_PRODUCER
-from seamline.streams.kernel.intake import Intake, Taken, watermark_of
+from seamline.schemas.wire import FRAME_BYTES
+from seamline.streams.kernel.intake import Intake, watermark_of
 from seamline.streams.kernel.level import BLOCK_BAR, CELL, EVENT, Level
-from seamline.streams.kernel.protocol import BACKFILL, LIVE, STEP_ROWS_MAX, Record, Role
-from seamline.streams.kernel.writers import Resolve
+from seamline.streams.kernel.protocol import BACKFILL, LIVE, STEP_ROWS_MAX, Header, Record, Role
+from seamline.streams.kernel.writers import Drifted, Resolve
 
 UNKNOWN: Final = "unknown"
 NO_SCHEMA: Final = "none"
@@ -83,26 +84,29 @@ class _Seen(NamedTuple):
     cells: set[int]
 
 
-class _Mode(NamedTuple):
-    """A worker's intake, and the mode that it judges in."""
-
-    intake: Intake
-    name: str
-
-
 class LandingJudge:
     """Judges the records of one partition of a landing topic. One thread at a time.
 
     `symbols` grows; a number in it never changes.
     """
 
-    def __init__(self, preset: Preset, partition: int, role: str, resolve: Resolve) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        partition: int,
+        role: str,
+        resolve: Resolve,
+        tombstones: frozenset[str] = frozenset(),
+    ) -> None:
         self._preset = preset
         self._role: Role = BACKFILL if role == BACKFILL else LIVE
         self._partition = partition
         self._resolve = resolve
-        self._strict = _Mode(Intake(preset, partition, _scratch(preset), resolve), STRICT)
-        self._canary = _Mode(Intake(preset, partition, _scratch(preset), resolve), CANARY)
+        self._strict = Policy(STRICT, tombstones=tombstones)
+        self._canary = Policy(CANARY, tombstones=tombstones)
+        # A level that only numbers symbols: nothing is merged in a rehearsal.
+        level = Level(span=preset.block_rows, stabilization_bars=preset.stabilization_bars)
+        self._intake = Intake(preset, partition, level, resolve)
         self._decoder = BarDecoder()
 
     @property
@@ -118,21 +122,24 @@ class LandingJudge:
         times_ms = np.fromiter((r.timestamp for r in records), np.int64, len(records))
         judged.times_ms = times_ms
         ids = schema_ids([record.value or b"" for record in records])
-        names = {number: self._name_of(number) for number in np.unique(ids).tolist()}
-        flat = _places(ids, names, "bar")
-        decoded = self._decoder.decode([records[at].value or b"" for at in flat.tolist()])
+        writers = {number: self._writer_of(number) for number in np.unique(ids).tolist()}
+        flat = _places(ids, writers, "bar")
+        values = [record.value or b"" for record in records]
+        if any(writer.drift is not None for writer in writers.values()):
+            values = [writers[n].read(value) for n, value in zip(ids.tolist(), values, strict=True)]
+        decoded = self._decoder.decode([values[at] for at in flat.tolist()])
         late = decoded.ok & decoded.columns.closed
         # It closes after it was appended: whether too long after is intake's to say, by that clock.
         append_ns = times_ms[flat] * NS_PER_MS
         late &= decoded.columns.open_time_ns > append_ns - self._preset.interval_ns
         alone = np.zeros(len(records), bool)
         alone[flat[late]] = True
-        blocks = _places(ids, names, "bar_block")
+        blocks = _places(ids, writers, "bar_block")
         alone[blocks] = True
         alone |= np.array([record.value is None for record in records])
         refused: dict[int, Blocked] = {}
-        labels = {number: label for number, (_, label) in names.items()}
-        noted = _Noted(ids.tolist(), labels, flat, decoded, self._decoder.symbols)
+        labels = [writers[number].label for number in ids.tolist()]
+        noted = _Noted(labels, flat, decoded, self._decoder.symbols)
         bulk = np.flatnonzero(~alone)
         if len(bulk):
             clock_ns = int(times_ms.max()) * NS_PER_MS
@@ -142,7 +149,7 @@ class LandingJudge:
             self._same_clock(records, list(group), time_ms * NS_PER_MS, judged, noted, refused)
         self._flat_bars(records, flat, decoded, refused, judged)
         for at in blocks.tolist():
-            self._block(records[at], labels[int(ids[at])], judged, refused)
+            self._block(records[at], values[at], labels[at], judged, refused)
         judged.blocked = [refused[at] for at in sorted(refused)]
         return judged
 
@@ -192,14 +199,19 @@ class LandingJudge:
         judged.bars.append(Bars(symbols[closed], cells[closed], strict[closed], canary[closed]))
 
     def _block(
-        self, record: Record, label: str, judged: Judged, refused: dict[int, Blocked]
+        self,
+        record: Record,
+        value: bytes,
+        label: str,
+        judged: Judged,
+        refused: dict[int, Blocked],
     ) -> None:
         """A block message alone: which of its bars each mode takes, and the record's reason."""
         clock_ns = record.timestamp * NS_PER_MS
         strict = self._see(self._strict, [record], clock_ns)
         canary = self._see(self._canary, [record], clock_ns) if strict.refused else strict
         judged.accepted += strict.bars
-        symbol, number, cells = self._block_of(record)
+        symbol, number, cells = self._block_of(record, value)
         taken = np.isin(cells, list(strict.cells))
         if len(cells):
             symbols = np.full(len(cells), number, np.int64)
@@ -210,23 +222,21 @@ class LandingJudge:
                 *(producer_of(record), symbol, int(np.count_nonzero(~taken))),
             )
 
-    def _block_of(self, record: Record) -> tuple[str, int, I8]:
+    def _block_of(self, record: Record, value: bytes) -> tuple[str, int, I8]:
         """Symbol, its number and the cells of a block; no cells where it cannot be read."""
         try:
-            block = decode_block(record.value or b"")
+            block = decode_block(value)
             number = self._decoder.table.intern(block.symbol)
         except ContractError:
             return key_text(record), -1, np.empty(0, np.int64)
         return block.symbol, number, self._cells(block.columns.open_time_ns)
 
-    def _see(self, mode: _Mode, records: Sequence[Record], clock_ns: int) -> _Seen:
+    def _see(self, policy: Policy, records: Sequence[Record], clock_ns: int) -> _Seen:
         refused: dict[int, str] = {}
         cells: set[int] = set()
         bars = at = 0
         while at < len(records):
-            taken: Taken = mode.intake.take(
-                self._role, records, at, STEP_ROWS_MAX, clock_ns, Policy(mode.name)
-            )
+            taken = self._intake.take(self._role, records, at, STEP_ROWS_MAX, clock_ns, policy)
             at = taken.next_index
             bars += taken.bars
             refused.update((each.record.offset, each.reason) for each in taken.quarantined)
@@ -246,17 +256,19 @@ class LandingJudge:
         watermark_ns = watermark_of(record)
         return watermark_ns is not None and watermark_ns <= record.timestamp * NS_PER_MS
 
-    def _name_of(self, number: int) -> tuple[str, str]:
-        """The approved record of a schema id, empty for none, and its label for people."""
+    def _writer_of(self, number: int) -> _Writer:
+        """What a schema id means, whatever a mode makes of it."""
         if number < 0:
-            return "", NO_SCHEMA
+            return _Writer("", NO_SCHEMA, None)
         try:
-            schema = self._resolve(number)
+            found = self._resolve(number)
         except TransportError:
-            schema = None
-        if not isinstance(schema, Schema):
-            return "", f"id {number}"
-        return schema.name, f"{schema.name} v{schema.version}"
+            found = None
+        if found is None:
+            return _Writer("", f"id {number}", None)
+        if isinstance(found, Drifted):
+            return _Writer(found.drift.schema.name, f"id {number}", found.drift)
+        return _Writer(found.name, f"{found.name} v{found.version}", None)
 
     def _cells(self, times_ns: I8) -> I8:
         """`Preset.cell_of` of a column, without a difference that could leave int64."""
@@ -265,23 +277,77 @@ class LandingJudge:
         return times_ns // interval_ns - first - (times_ns % interval_ns < line)
 
 
-class _Noted(NamedTuple):
-    """What is known of the records of a batch beside the judgement."""
+class _Writer(NamedTuple):
+    """The record that values of a schema id are of (empty: none), its label for people, and how a
+    drifted one is read."""
 
-    ids: Sequence[int]
-    labels: Mapping[int, str]
+    name: str
+    label: str
+    drift: Drift | None
+
+    def read(self, value: bytes) -> bytes:
+        """The value as the approved schema has it; empty where it does not resolve."""
+        return value if self.drift is None else self.drift.translate(value) or b""
+
+
+class _Noted(NamedTuple):
+    """What is known of the records of a batch beside the judgement; `labels` by place."""
+
+    labels: Sequence[str]
     flat: NDArray[np.intp]
     decoded: DecodedBars
     symbols: Sequence[str]
 
     def of(self, at: int, record: Record) -> tuple[str, str, bool]:
         """Schema, symbol, and whether it is a closed bar that can be read."""
-        label = self.labels[self.ids[at]]
+        label = self.labels[at]
         row = int(np.searchsorted(self.flat, at))
         if row < len(self.flat) and self.flat[row] == at and self.decoded.ok[row]:
             symbol = self.symbols[self.decoded.sid[row]]
             return label, symbol, bool(self.decoded.columns.closed[row])
         return label, key_text(record), False
+
+
+@dataclass(frozen=True, slots=True)
+class _Reread:
+    """A record of a proposed schema, its value as the approved one has it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[Header]
+
+
+def as_approved(
+    records: Sequence[Record], resolve: Resolve, proposed: Callable[[int], Drift | None]
+) -> Sequence[Record]:
+    """The records, those of a writer schema that only a proposal has translated for this program.
+    One that does not translate keeps its frame alone, so that it is undecodable and never misread.
+    """
+    ids = schema_ids([record.value or b"" for record in records])
+    drifts: dict[int, Drift] = {}
+    for number in np.unique(ids).tolist():
+        try:
+            drift = proposed(number) if number >= 0 and resolve(number) is not None else None
+        except TransportError:
+            continue
+        if drift is not None:
+            drifts[number] = drift
+    if not drifts:
+        return records
+    return [
+        record if number not in drifts else _reread(record, drifts[number])
+        for record, number in zip(records, ids.tolist(), strict=True)
+    ]
+
+
+def _reread(record: Record, drift: Drift) -> _Reread:
+    value = record.value or b""
+    place = (record.topic, record.partition, record.offset, record.timestamp, record.key)
+    return _Reread(*place, drift.translate(value) or value[:FRAME_BYTES], record.headers)
 
 
 def producer_of(record: Record) -> str:
@@ -297,13 +363,8 @@ def key_text(record: Record) -> str:
     return key[:NAME_CHARS_MAX].decode("utf-8", "replace") or UNKNOWN
 
 
-def _scratch(preset: Preset) -> Level:
-    """A level that only numbers symbols: nothing is merged in a rehearsal."""
-    return Level(span=preset.block_rows, stabilization_bars=preset.stabilization_bars)
-
-
-def _places(ids: I8, names: Mapping[int, tuple[str, str]], name: str) -> NDArray[np.intp]:
-    wanted = [number for number, (found, _) in names.items() if found == name]
+def _places(ids: I8, writers: Mapping[int, _Writer], name: str) -> NDArray[np.intp]:
+    wanted = [number for number, writer in writers.items() if writer.name == name]
     return np.flatnonzero(np.isin(ids, wanted))
 
 

@@ -19,9 +19,9 @@ from seamline.schemas.codec import REASONS, ConformedDecoder, schema_ids
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import BarColumns, ConformedColumns
 from seamline.schemas.contract import Schema, subject_rules
-from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.errors import ContractError
 from seamline.schemas.fingerprint import block_digest
-from seamline.schemas.modes import STRICT
+from seamline.schemas.modes import CANARY, STRICT, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import INT64_MAX
@@ -42,13 +42,9 @@ from seamline.streams.kernel.rehearsal_judge import (
     key_text,
     producer_of,
 )
+from seamline.streams.kernel.rules import QUARANTINE, fate
 from seamline.streams.kernel.validate import first_rule, judged, outcome
-from seamline.streams.kernel.writers import (
-    REGISTRY_UNAVAILABLE,
-    UNDECODABLE,
-    UNKNOWN_SCHEMA,
-    Resolve,
-)
+from seamline.streams.kernel.writers import UNDECODABLE, Resolve, Writer, writer_of
 
 # A null there is the end of a key, in the others it says nothing.
 LOGS: Final = ("conformed", "superseded")
@@ -57,8 +53,16 @@ LOGS: Final = ("conformed", "superseded")
 class StoredJudge:
     """Judges the records of one partition of a topic that the worker writes."""
 
-    def __init__(self, preset: Preset, partition: int, role: str, resolve: Resolve) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        partition: int,
+        role: str,
+        resolve: Resolve,
+        tombstones: frozenset[str] = frozenset(),
+    ) -> None:
         self._preset = preset
+        self._policy = Policy(STRICT, tombstones=tombstones)
         self._partition = partition
         self._role = role
         self._resolve = resolve
@@ -81,34 +85,30 @@ class StoredJudge:
         schemas = {number: self._schema_of(number) for number in set(ids)}
         bars: list[int] = []
         for at, record in enumerate(records):
-            schema, label, reason = schemas[ids[at]]
-            reason = NULL_VALUE if record.value is None else reason
-            if not reason and schema is not None and _contradicts(record, schema):
+            name, label, writer = schemas[ids[at]]
+            reason = NULL_VALUE if record.value is None else writer.reason
+            if not reason and _contradicts(record, writer):
                 reason = FINGERPRINT_MISMATCH
             if reason:
                 self._block(found, record, reason, label, key_text(record), 0)
-            elif schema is not None and schema.name == "conformed_bar":
+            elif name == "conformed_bar":
                 bars.append(at)
-            elif schema is not None:
-                self._small(found, record, schema, label)
+            else:
+                self._small(found, record, name, label)
         if bars:
             chosen = [records[at] for at in bars]
             self._bars(found, chosen, [schemas[ids[at]][1] for at in bars])
         found.blocked.sort(key=lambda each: each.offset)
         return found
 
-    def _schema_of(self, number: int) -> tuple[Schema | None, str, str]:
-        """The schema of an id, its label, and why its records are refused."""
-        if number < 0:
-            return None, NO_SCHEMA, UNDECODABLE
-        try:
-            schema = self._resolve(number)
-        except TransportError:
-            return None, f"id {number}", REGISTRY_UNAVAILABLE
-        if not isinstance(schema, Schema):
-            return None, f"id {number}", UNKNOWN_SCHEMA
-        fits = schema.name in self._names
-        return schema, f"{schema.name} v{schema.version}", "" if fits else UNKNOWN_SCHEMA
+    def _schema_of(self, number: int) -> tuple[str, str, Writer]:
+        """The record and the label of an id, and what strict makes of it."""
+        writer = writer_of(number, self._resolve, self._policy, self._names)
+        if not writer.name:
+            return "", NO_SCHEMA if number < 0 else f"id {number}", writer
+        schema = self._resolve(number)
+        version = f" v{schema.version}" if isinstance(schema, Schema) else ""
+        return writer.name, f"{writer.name}{version}", writer
 
     def _bars(self, found: Judged, records: Sequence[Record], labels: Sequence[str]) -> None:
         decoded = self._decoder.decode([record.value or b"" for record in records])
@@ -128,13 +128,13 @@ class StoredJudge:
             else:
                 found.accepted += 1
 
-    def _small(self, found: Judged, record: Record, schema: Schema, label: str) -> None:
+    def _small(self, found: Judged, record: Record, name: str, label: str) -> None:
         value = record.value or b""
         try:
-            if schema.name == "bar_block":
+            if name == "bar_block":
                 self._stored_block(found, record, label)
                 return
-            fields = decode_record(schema.name, value)
+            fields = decode_record(name, value)
         except ContractError:
             self._block(found, record, UNDECODABLE, label, key_text(record), 0)
             return
@@ -184,19 +184,10 @@ class StoredJudge:
     def _block(
         self, found: Judged, record: Record, reason: str, label: str, symbol: str, bars: int
     ) -> None:
-        always = reason in _ALWAYS
+        always = fate(reason, CANARY) == QUARANTINE
         place = (self._partition, record.offset, reason, always, label)
         found.blocked.append(Blocked(*place, producer_of(record), symbol or UNKNOWN, bars))
 
 
-_ALWAYS: Final = frozenset(
-    (
-        *(UNDECODABLE, UNKNOWN_SCHEMA, REGISTRY_UNAVAILABLE, FINGERPRINT_MISMATCH, NULL_VALUE),
-        *(KEY_MISMATCH, WRONG_PARTITION, INVALID_BLOCK, "invalid_timestamp", "too_many_symbols"),
-        *("non_finite", "off_grid", "future_time"),
-    )
-)
-
-
-def _contradicts(record: Record, schema: Schema) -> bool:
-    return any(n == HEADER_FINGERPRINT and value != schema.header for n, value in record.headers)
+def _contradicts(record: Record, writer: Writer) -> bool:
+    return any(n == HEADER_FINGERPRINT and value != writer.header for n, value in record.headers)
