@@ -40,7 +40,11 @@ from seamline.connectors.governance.log import (
 )
 from seamline.connectors.kafka.admin import Admin, TopicSettings, end_offsets
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.kafka.producer import IdempotentProducer, TransactionalProducer
+from seamline.connectors.kafka.producer import (
+    IdempotentProducer,
+    ProducerSettings,
+    TransactionalProducer,
+)
 from seamline.connectors.kafka.reader import read_range
 from seamline.connectors.world import World
 from seamline.schemas.audit import GENESIS, Draft, Entry, Head, encode_entry, encode_head
@@ -403,8 +407,10 @@ def test_an_open_transaction_of_somebody_else_is_named(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seamline.connectors.governance.unfinished.MARKERS_S", 0.2)
+    monkeypatch.setattr("seamline.connectors.governance.log.ATTEMPTS", 1)
     before = plane.log.chain().values
-    with TransactionalProducer(plane.cluster, "test-governance-other") as other:
+    patient = ProducerSettings(transaction_timeout_ms=30_000)
+    with TransactionalProducer(plane.cluster, "test-governance-other", patient) as other:
         other.init()
         other.begin()
         other.send(AUDIT_TOPIC, 0, None, b"foreign", want="first")
@@ -412,6 +418,7 @@ def test_an_open_transaction_of_somebody_else_is_named(
         with pytest.raises(TransportError, match="another producer has an open transaction"):
             plane.log.commit(an_entry("behind it"))
         other.abort()
+    monkeypatch.undo()
     plane.log.commit(an_entry("after it"))
     assert len(plane.log.chain().values) == len(before) + 1
     assert verdict(plane)["why"] == ""

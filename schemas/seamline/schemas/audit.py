@@ -56,13 +56,7 @@ class Draft:
     evidence: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.action not in ACTIONS:
-            _refuse("action", self.action, "no such action", f"One of {', '.join(ACTIONS)}")
-        _refuse_text("subject", self.subject, SUBJECT_CHARS_MAX)
-        _refuse_text("actor", self.actor, ACTOR_CHARS_MAX)
-        _refuse_text("reason", self.reason, REASON_CHARS_MAX)
-        if self.bundle_sha256 is not None and not is_hash(self.bundle_sha256):
-            _refuse("bundle_sha256", self.bundle_sha256, "no SHA-256", "Give 64 hex digits")
+        _refuse_fields(self)
         if self.window_ns is not None:
             object.__setattr__(self, "window_ns", _window(self.window_ns))
         # As it will be read back: lists for tuples, keys that are text.
@@ -160,19 +154,25 @@ def decode_entry(value: bytes | None) -> Entry:
         raise _broken("fields missing or unknown", "value", sorted(fields.keys() ^ _NAMES))
     if type(fields["format"]) is not int or fields["format"] != FORMAT:
         raise _broken(f"another format than {FORMAT}", "format", fields["format"])
-    number, time_ns, previous = fields["number"], fields["time_ns"], fields["previous"]
     for name in ("number", "time_ns"):
         if type(fields[name]) is not int or not 0 <= fields[name] <= INT64_MAX:
             raise _broken("not a whole number from 0", name, fields[name])
-    if not is_hash(previous):
-        raise _broken("no SHA-256", "previous", previous)
+    if not is_hash(fields["previous"]):
+        raise _broken("no SHA-256", "previous", fields["previous"])
     try:
-        draft = Draft(**{name: fields[name] for name in _DRAFT_FIELDS})
+        canonical = _canonical(fields)
+    except (ValueError, RecursionError):
+        raise _broken("not finite JSON", "value", value) from None
+    if canonical != value:
+        raise _broken("not the canonical bytes of an entry", "value", value)
+    del fields["format"]
+    entry = Entry(**fields)
+    try:
+        _refuse_fields(entry)
+        window = None if entry.window_ns is None else _window(entry.window_ns)
     except UsageError as error:
         raise _broken(error.message, error.parameter or "value", error.value) from None
-    entry = Entry(number, time_ns, previous, *(getattr(draft, name) for name in _DRAFT_FIELDS))
-    if encode_entry(entry) != value:
-        raise _broken("not the canonical bytes of an entry", "value", value)
+    object.__setattr__(entry, "window_ns", window)
     return entry
 
 
@@ -346,17 +346,17 @@ def _fields_of(value: bytes | None) -> dict[str, Any]:
     return fields
 
 
+_ENCODER: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
+
 def _canonical(fields: Mapping[str, JSON]) -> bytes:
     """Raises ValueError, TypeError or RecursionError for what JSON cannot say."""
-    text = json.dumps(
-        fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
+    return _ENCODER.encode(fields).encode()
 
 
 def _plain(evidence: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    if not isinstance(evidence, Mapping):
-        _refuse("evidence", evidence, "not a mapping", "Give names and JSON values")
     try:
         text = _canonical(dict(evidence))
         plain: dict[str, JSON] = json.loads(text)
@@ -376,6 +376,19 @@ def _window(window: object) -> tuple[int, int]:
     if start_ns > end_ns:
         _refuse("window_ns", window, "ends before it starts", fix)
     return start_ns, end_ns
+
+
+def _refuse_fields(said: Draft | Entry) -> None:
+    """All that is said but the window and the evidence."""
+    if said.action not in ACTIONS:
+        _refuse("action", said.action, "no such action", f"One of {', '.join(ACTIONS)}")
+    _refuse_text("subject", said.subject, SUBJECT_CHARS_MAX)
+    _refuse_text("actor", said.actor, ACTOR_CHARS_MAX)
+    _refuse_text("reason", said.reason, REASON_CHARS_MAX)
+    if said.bundle_sha256 is not None and not is_hash(said.bundle_sha256):
+        _refuse("bundle_sha256", said.bundle_sha256, "no SHA-256", "Give 64 hex digits")
+    if not isinstance(said.evidence, Mapping):
+        _refuse("evidence", said.evidence, "not a mapping", "Give names and JSON values")
 
 
 def _refuse_text(parameter: str, text: object, chars_max: int) -> None:
