@@ -32,7 +32,7 @@ from seamline.schemas.topics import AUDIT_TOPIC, SCHEMA_MODES_TOPIC
 
 FORMAT: Final = 1
 # Of evidence in Markdown; the JSON has all of it.
-ITEMS_SHOWN: Final = 5
+ITEMS_SHOWN: Final = 10
 LINES_SHOWN: Final = 40
 _MARKUP: Final = re.compile(r"([\\`*_\[\]<>|~#&])")
 
