@@ -81,3 +81,12 @@ def test_every_subject_is_listed() -> None:
     assert {"seamline.ohlcv.binance.spot.1m.live-value"} <= {row["subject"] for row in rows}
     assert {row["version"] for row in rows if row["record"] == "bar"} == {SCHEMAS["bar"].version}
     assert run("list", "nobody")[0] == 2
+
+
+def test_without_a_registry_nothing_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEAMLINE_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("SEAMLINE_SCHEMA_REGISTRY_URL", "http://127.0.0.1:1")
+    for words in (("check",), ("register", "ohlcv.binance.spot.1m")):
+        status, out, error = run(*words)
+        assert (status, out) == (3, "")
+        assert "the schema registry does not answer" in error

@@ -40,6 +40,9 @@ from seamline.streams.kernel.stage import OUTPUTS
 from seamline.streams.kernel.writers import Meaning, Resolve, meaning_of
 
 IDS_KNOWN_MAX = 10_000
+# A step waits no longer for a slow registry: the record goes to quarantine as
+# `registry_unavailable`, and the answer, when it comes, is remembered for those after it.
+LOOK_UP_S = 2.0
 
 
 def make_factory(
@@ -57,7 +60,8 @@ def make_factory(
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     ids: dict[str, int] = {}
     for each in (*derived, preset):
-        ids.update(ensure_registered(client, each))
+        found = ensure_registered(client, each, mode_of=lambda subject: policies(subject).mode)
+        ids.update(found)
     owner = f"{socket.gethostname()}:{os.getpid()}"
     if preset.kind == "trades":
         return TradesFactory(preset, ids, resolver(client, preset), policies, owner)
@@ -82,7 +86,7 @@ def resolver(client: RemoteSchemaRegistryClient, preset: Preset) -> Resolve:
     def resolve(schema_id: int) -> Meaning | None:
         if schema_id not in known:
             try:
-                text = client.by_id(schema_id)
+                text = client.by_id(schema_id, within_s=LOOK_UP_S)
             except ContractError:
                 return None  # it may be registered later
             if len(known) >= IDS_KNOWN_MAX:
