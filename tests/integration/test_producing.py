@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from mode_setting import set_mode
+from preset_fixture import MakePreset
+from seamline.connectors.kafka.producer import ProducerSettings
 from seamline.connectors.metrics import ValidationFailures
 from seamline.connectors.world import World
 from seamline.schemas.codec import BarDecoder, decode_block, schema_ids
 from seamline.schemas.columns import SOURCES
 from seamline.schemas.contract import SCHEMAS
-from seamline.schemas.errors import SchemaValidationError, UsageError
+from seamline.schemas.errors import (
+    ContractError,
+    SchemaValidationError,
+    TransportError,
+    UsageError,
+)
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.modes import CANARY, STRICT
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import partition_of, producer_of, subject_of, topic_name
 from seamline.sdk import Producer
-from venue_world import all_records, fresh_preset, registered
+from venue_world import all_records, registered
+from venue_world import fresh_preset as fresh
 
 A, B = "BTC/USDT", "ETH/USDT"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,10 +59,19 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
+def refused_for(sender: Producer) -> str | None:
+    """The rule that refuses a bar without fault, None where it is sent."""
+    try:
+        sender.send_bars(B, bars(1, 50))
+    except SchemaValidationError as error:
+        return error.rule
+    return None
+
+
 def test_bars_land_as_the_worker_asks_for_them_and_modes_are_followed(world: World) -> None:
     """Canary counts and sends, strict refuses whole calls, the quarantine takes what may not pass,
     and back; each record once, under its producer's name."""
-    preset = fresh_preset(world)
+    preset = fresh(world)
     live, ids = subject_of(topic_name(preset.id, "live")), registered(world, preset)
     bad = bars(1, 5, high=8.0)
     with producer(world, preset) as sender:
@@ -77,14 +96,17 @@ def test_bars_land_as_the_worker_asks_for_them_and_modes_are_followed(world: Wor
         assert sender.failures.counts() == {(live, CANARY): 1, (live, STRICT): 2}
         sender.send_bars(A, bars(2, 10))
 
+        set_mode(world, live, STRICT, (SCHEMAS["bar"].fingerprint,))
+        until(lambda: refused_for(sender) == "tombstoned_schema", "the schema is withdrawn")
         set_mode(world, live, CANARY)
         await_mode(sender, CANARY)
         assert sender.send_bars(A, bars(1, 12, volume=-1.0)).failed == 1
         sender.flush()
-        assert (sender.counts.delivered, sender.counts.failed) == (10, 0)
+        sent_in_all = sender.counts.sent
+        assert (sender.counts.delivered, sender.counts.failed) == (sent_in_all, 0)
 
     landed = all_records(world, preset, "live")
-    assert len(landed) == 10
+    assert len(landed) == sent_in_all >= 10
     values = [record.value for record in landed if record.value is not None]
     decoder = BarDecoder()
     decoded = decoder.decode(values)
@@ -101,7 +123,7 @@ def test_bars_land_as_the_worker_asks_for_them_and_modes_are_followed(world: Wor
 
 
 def test_what_may_not_pass_goes_to_quarantine_where_that_was_asked(world: World) -> None:
-    preset = fresh_preset(world)
+    preset = fresh(world)
     failures = ValidationFailures()
     live = subject_of(topic_name(preset.id, "live"))
     set_mode(world, live, STRICT)
@@ -126,7 +148,7 @@ def test_what_may_not_pass_goes_to_quarantine_where_that_was_asked(world: World)
 
 
 def test_history_goes_into_blocks(world: World) -> None:
-    preset = fresh_preset(world)
+    preset = fresh(world)
     with producer(world, preset, topic="backfill", source="rest_settled") as sender:
         assert sender.send_bars(A, bars(500, 230)[::-1]).sent == 500
         with pytest.raises(UsageError, match=r"bars\[1\]\.open_time"):
@@ -140,7 +162,7 @@ def test_history_goes_into_blocks(world: World) -> None:
 
 
 def test_a_wrong_call_is_named_and_sends_nothing(world: World) -> None:
-    preset = fresh_preset(world)
+    preset = fresh(world)
     with producer(world, preset) as sender:
         for wrong in ({"open": "oops"}, {"open_time": datetime(2026, 1, 1)}, {"trades": 2**63}):
             with pytest.raises(UsageError, match=r"bars\[1\]\."):
@@ -158,3 +180,73 @@ def test_a_wrong_call_is_named_and_sends_nothing(world: World) -> None:
     sender.close()
     with pytest.raises(UsageError, match="closed"):
         sender.send_bars(A, bars(1))
+
+
+def test_what_does_not_arrive_is_told_by_symbol(world: World) -> None:
+    preset = fresh(world)
+    quick = ProducerSettings(linger_ms=1, message_timeout_ms=2_000)
+    with pytest.raises(TransportError, match="1 records were not delivered: ETH/USDT 1"):  # noqa: SIM117
+        with producer(world, preset, settings=quick) as sender:
+            sender.send_bars(A, bars(1))
+            sender.flush()
+            admin = AdminClient(world.cluster.client_config())
+            for future in admin.delete_topics([topic_name(preset.id, "live")]).values():
+                future.result(30)
+            sender.send_bars(A, bars(3, 1))
+            with pytest.raises(TransportError) as raised:
+                sender.flush(DEADLINE_S)
+            assert raised.value.fields["undelivered"] == {A: 3}
+            assert "BTC/USDT 3 (the first at 2026-01-01T00:01:00Z)" in raised.value.message
+            assert (sender.counts.delivered, sender.counts.failed) == (1, 3)
+            sender.send_bars(B, bars(1))
+            until(lambda: sender.counts.failed == 4, "the loss is known")
+            with pytest.raises(TransportError, match="ETH/USDT 1"):
+                sender.send_bars(A, bars(1, 9))  # it says what was lost before and sends nothing
+            assert sender.counts.sent == 5
+            sender.send_bars(B, bars(1, 1))
+
+
+def test_nobody_sends_without_topics_or_a_registry(world: World) -> None:
+    preset = fresh(world)
+    with pytest.raises(TransportError, match="registry"):
+        producer(World(world.cluster, "http://127.0.0.1:9/apis"), preset)
+    with pytest.raises(ContractError, match="topics apply"):
+        producer(world, replace(preset, id="ohlcv.nobody.has.1m"))
+    for wrong in (
+        {"topic": "conformed"},
+        {"topic": "backfill"},
+        {"topic": "backfill", "source": "ws_open"},
+        {"source": "binance"},
+        {"on_invalid": "ignore"},
+        {"name": ""},
+    ):
+        with pytest.raises(UsageError) as raised:
+            producer(world, preset, **wrong)
+        assert raised.value.parameter in (*wrong, "source") and raised.value.fix
+    for other in (replace(preset, kind="trades"), replace(preset, derive_from="ohlcv.x.1m")):
+        with pytest.raises(UsageError, match="preset"):
+            producer(world, other)
+
+
+EXAMPLE = """
+from datetime import UTC, datetime
+
+from seamline.sdk import Producer
+
+bar = {"open_time": datetime(2026, 1, 1, tzinfo=UTC), "open": 10.0, "high": 12.0, "low": 9.0,
+       "close": 11.0, "volume": 5.0}
+with Producer("ohlcv.binance.spot.1m", name="my-feed") as producer:
+    sent = producer.send_bars("BTC/USDT", [bar])  # strict: raises for a bar that may not pass
+    producer.flush()  # raises, naming what did not arrive
+    print(sent.sent, "bar sent in", producer.mode)
+"""
+
+
+def test_the_example(
+    fresh_preset: MakePreset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = fresh_preset()
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    exec(EXAMPLE.replace("ohlcv.binance.spot.1m", made.preset.id), {})
+    assert capsys.readouterr().out == "1 bar sent in canary\n"

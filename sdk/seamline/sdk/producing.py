@@ -54,7 +54,14 @@ from seamline.sdk.given_bars import columns_of, source_of
 from seamline.sdk.landing_records import LIVE, LandingRecords, Record
 from seamline.streams.kernel.breach import broken_field
 from seamline.streams.kernel.intake import CLOCK_SKEW_NS
-from seamline.streams.kernel.validate import FUTURE_TIME, RULES, first_rule, judged, outcome
+from seamline.streams.kernel.validate import (
+    FUTURE_TIME,
+    RULES,
+    TOMBSTONED,
+    first_rule,
+    judged,
+    outcome,
+)
 
 RAISE: Final = "raise"
 QUARANTINE: Final = "quarantine"
@@ -124,12 +131,11 @@ class Producer:
         self.failures.create([self._subject], MODES)
         resolved = world if world is not None else World.resolve(os.environ)
         assert_partitions(resolved.cluster, self.preset, (topic, "quarantine"))
-        ids = _registered(resolved, self.preset, topic)
-        self._records = LandingRecords(self.preset, topic, ids, who)
         with ExitStack() as undo:
             self._modes = ModeFollower(resolved.cluster, mode)
             undo.callback(self._modes.stop)
             self._modes.start()
+            self._records = LandingRecords(self.preset, topic, self._ids(resolved, topic), who)
             self._producer = IdempotentProducer(
                 resolved.cluster, settings, settled=self._ledger.settled
             )
@@ -171,7 +177,7 @@ class Producer:
             if not len(columns):
                 return Sent()
             policy = self._modes.policy(self._subject)
-            rules, blocked = self._judge(columns, policy.mode, now_ns)
+            rules, blocked = self._judge(columns, policy, now_ns)
             failed = int(np.count_nonzero(rules))
             if failed:
                 self.failures.add(self._subject, policy.mode, failed)
@@ -229,7 +235,21 @@ class Producer:
                 raise
             error.add_note(f"And on closing the producer: {undelivered}")
 
-    def _judge(self, columns: BarColumns, mode: str, now_ns: int) -> tuple[I8, Bool]:
+    def _ids(self, world: World, role: str) -> Mapping[str, int]:
+        """Schema name -> id, of what the registry has by our content. It is not asked again."""
+        client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+        try:
+            return ensure_registered(
+                client,
+                self.preset,
+                roles=(role,),
+                mode_of=lambda subject: self._modes.policy(subject).mode,
+                count=lambda subject, mode: self.failures.add(subject, mode, 1),
+            )
+        finally:
+            client.close()
+
+    def _judge(self, columns: BarColumns, policy: Policy, now_ns: int) -> tuple[I8, Bool]:
         """The broken rules of each bar, and which may not pass."""
         preset = self.preset
         _, rules = judged(
@@ -240,7 +260,9 @@ class Producer:
         )
         # A bar that is still open closes in the future by its nature.
         rules[~columns.closed] &= ~FUTURE_TIME
-        blocked, _ = outcome(rules, mode=mode, off_grid=preset.off_grid)
+        if SCHEMAS[self._records.schema].fingerprint in policy.tombstones:
+            rules |= TOMBSTONED
+        blocked, _ = outcome(rules, mode=policy.mode, off_grid=preset.off_grid)
         return rules, blocked
 
     def _refused(
@@ -375,12 +397,3 @@ def _check_symbol(symbol: object) -> None:
     if len(symbol.encode()) > SYMBOL_BYTES_MAX:
         fix = f"At most {SYMBOL_BYTES_MAX} bytes"
         raise UsageError("a symbol that long is none", parameter="symbol", value=symbol, fix=fix)
-
-
-def _registered(world: World, preset: Preset, role: str) -> Mapping[str, int]:
-    """Schema name -> id of what lands there, verified by content; registered in dev alone."""
-    client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
-    try:
-        return ensure_registered(client, preset, roles=(role,))
-    finally:
-        client.close()

@@ -30,7 +30,10 @@ from seamline.schemas.modes import MODES, STRICT, ModeBook, Policy
 from seamline.schemas.topics import HEADER_FINGERPRINT, SCHEMA_MODES_TOPIC, subject_of
 from seamline.schemas.wire import FRAME_BYTES
 from seamline.streams.kernel.breach import broken_field, broken_values
+from seamline.streams.kernel.intake import FINGERPRINT_MISMATCH
+from seamline.streams.kernel.rules import TOMBSTONED_SCHEMA
 from seamline.streams.kernel.validate import first_rule
+from seamline.streams.kernel.writers import UNKNOWN_SCHEMA
 
 # How old the modes may be before a history that is read looks for changes.
 REFRESH_S: Final = 2.0
@@ -39,9 +42,6 @@ LOOK_S: Final = 5.0
 # In canary nobody waits for a registry.
 QUICK: Final = RegistrySettings(timeout_s=1.0, retries=0)
 VERDICTS_MAX: Final = 10_000
-UNKNOWN_SCHEMA: Final = "unknown_schema"
-FINGERPRINT_MISMATCH: Final = "fingerprint_mismatch"
-TOMBSTONED_SCHEMA: Final = "tombstoned_schema"
 NO_SUCH_ID: Final = "none of this id"
 
 # Schema id, whether there is time for it -> the text that it means. Raises ContractError where
