@@ -29,6 +29,7 @@ from seamline.schemas.errors import SeamlineError
 from seamline.schemas.modes import STRICT
 from seamline.schemas.times import format_duration
 from seamline.streams.kernel.failure_budget import BudgetPolicy, FailureBudget, Spent
+from seamline.streams.kernel.failure_detail import Checked
 from seamline.streams.kernel.rollback import BUDGET_DEMOTE
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 ATTEMPTS: Final = 5
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
-STOP_S: Final = 2.0
 
 
 class Commits(Protocol):
@@ -88,12 +88,14 @@ class BudgetGuard:
         self._thread.start()
 
     def stop(self) -> None:
-        """A demotion that is under way is finished by nobody: the records stay blocked, and the
-        next worker counts anew."""
+        """Begin nothing more, without waiting. A demotion that is under way ends with the process:
+        it is written whole or not at all, and where not the next worker counts anew."""
         self._stopping.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
+
+    def checked(self, commit: Checked) -> None:
+        """Count what a commit covered."""
+        self.count(commit.subject, commit.mode, commit.version, commit.seen, commit.blocked)
 
     def count(self, subject: str, mode: str, version: int, seen: int, blocked: int) -> None:
         """One commit: of `seen` records of the subject, judged under that version of its state,

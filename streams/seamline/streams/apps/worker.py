@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from seamline.connectors.governance.budget_guard import BudgetGuard
 from seamline.connectors.governance.follow import ModeFollower
+from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.metrics import Metrics, serve
+from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.world import World
 from seamline.schemas.errors import TransportError, UsageError
 from seamline.schemas.modes import Policies, default_mode
 from seamline.schemas.preset import Preset
+from seamline.schemas.topics import LANDING_ROLES, subject_of, topic_name
 from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
@@ -124,6 +129,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     budget = Budget()
+    guard = budget_guard(presets, world, metrics, clock_ns)
     app_settings = AppSettings(
         settings.session_timeout_ns / 1e9, settings.directory, settings.owner
     )
@@ -136,10 +142,12 @@ async def _run(
             settings=app_settings,
             budget=budget,
             on_owned=told.owned,
+            on_checked=guard.checked,
             clock_ns=clock_ns,
         )
         for preset in presets
     ]
+    guard.start()
     tasks = [asyncio.create_task(run_app(app)) for app in apps]
     watches = [Watch(app.admin, metrics, app.current_owners) for app in apps]
     tasks += [asyncio.create_task(watch.run()) for watch in watches]
@@ -148,10 +156,25 @@ async def _run(
         done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
+        guard.stop()
         end_anyway(0 if ended.is_set() else 1)
         await end_apps(apps, tasks)
     for task in done - {stop}:
         task.result()
+
+
+def budget_guard(
+    presets: Sequence[Preset], world: World, metrics: Metrics, clock_ns: Callable[[], int]
+) -> BudgetGuard:
+    """Over the landing subjects of these presets, in the name of this process."""
+    return BudgetGuard(
+        lambda: GovernanceLog(world.cluster),
+        [subject_of(topic_name(preset.id, role)) for preset in presets for role in LANDING_ROLES],
+        actor=f"worker {socket.gethostname()}:{os.getpid()}",
+        told=metrics,
+        registry=RemoteSchemaRegistryClient(world.registry_url, world.registry_auth),
+        clock_ns=clock_ns,
+    )
 
 
 async def run_app(app: PresetApp) -> None:
