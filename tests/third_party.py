@@ -158,8 +158,8 @@ class ThirdParty:
 
     def _registered(self, world: World) -> int:
         settings: dict[str, Any] = {"url": world.registry_url}
-        if world.registry_auth:
-            settings["basic.auth.user.info"] = world.registry_auth
+        if world.registry_auth.basic:
+            settings["basic.auth.user.info"] = world.registry_auth.basic
         with SchemaRegistryClient(settings) as client:
             return int(client.register_schema(f"{self.topic}-value", Schema(self.text, "AVRO")))
 

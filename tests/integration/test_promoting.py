@@ -9,27 +9,28 @@ import json
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from e2e.workers import await_that
 from preset_fixture import FreshPreset, MakePreset
-from seamline.connectors.governance.log import Change, GovernanceLog
+from rehearsed import write_rehearsal
+from seamline.connectors.governance.budget_guard import BudgetGuard
+from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.governance.promoting import Outcome, Promoting
-from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import subjects_of
-from seamline.schemas.audit import Draft, verify
-from seamline.schemas.contract import BUNDLE_SHA256, SCHEMAS
+from seamline.schemas.audit import verify
+from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, SeamlineError, TransportError, UsageError
 from seamline.schemas.modes import CANARY, STRICT, SubjectState
 from seamline.schemas.times import NS_PER_S
 from seamline.sdk.cli.main import app
+from seamline.streams.kernel.failure_detail import Checked
 from seamline.streams.kernel.promotion import PromotionPolicy
-from seamline.streams.kernel.rehearsal import Evidence, Traffic
 
 HOUR_NS = 3_600 * NS_PER_S
 LEVEL = "BACKWARD_TRANSITIVE"
@@ -63,39 +64,7 @@ class Plane:
         return [e.action for e in found if e.subject == self.name and e.action != "rehearse"]
 
     def rehearse(self, by_rule: Mapping[str, int] | None = None) -> None:
-        """The evidence of a rehearsal up to now, over two days of traffic."""
-        topic, state, now_ns = self.fresh.topic("live"), self.state, time.time_ns()
-        tps = [(topic, n) for n in range(self.fresh.preset.partitions)]
-        ends = Admin(self.fresh.world.cluster).end_offsets(tps)
-        rules = by_rule or {}
-        blocked = sum(rules.values())
-        since_ns = now_ns - 48 * HOUR_NS
-        split = {"one": blocked} if blocked else {}
-        evidence = Evidence(
-            subject=self.name,
-            topic=topic,
-            bundle_sha256=BUNDLE_SHA256,
-            since_ns=since_ns,
-            window_ns=now_ns - since_ns,
-            ended_ns=now_ns,
-            records=1_000,
-            bars=1_000,
-            blocked_records=blocked,
-            blocked_in_canary=0,
-            blocked_bars=0,
-            missing_bars=0,
-            stale_minutes=0.0,
-            by_rule=rules,
-            by_schema=split,
-            by_producer=split,
-            by_symbol=split,
-            samples={},
-            partitions={n: (0, ends[topic, n]) for n in range(len(tps))},
-            traffic=Traffic(since_ns, now_ns, 1_000, NS_PER_S),
-            mode_version=0 if state is None else state.version,
-        )
-        draft = Draft("rehearse", self.name, "ann", "r", BUNDLE_SHA256, None, evidence.to_json())
-        self.log.commit(lambda _: Change((draft,)), time.time_ns)
+        write_rehearsal(self.fresh, by_rule)
 
     def promote(self, policy: PromotionPolicy = POLICY, **more: Any) -> Outcome:
         accepted = more.pop("accepted", {})
@@ -177,6 +146,42 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused(plane: Plan
     assert won.state is not None and isinstance(lost, ContractError)
     assert lost.parameter == "mode" and won.state.actor in str(lost)
     assert plane.entries() == ["promote"] and plane.stands() == (STRICT, 1, LEVEL)
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.demoted: list[str] = []
+
+    def budget_demoted(self, subject: str) -> None:
+        self.demoted.append(subject)
+
+    def budget_demotion_failed(self, subject: str) -> None:
+        raise AssertionError(subject)
+
+
+def test_two_workers_whose_budget_is_spent_demote_once(plane: Plane) -> None:
+    plane.rehearse()
+    plane.promote()
+    told, names = Counted(), ("worker a", "worker b")
+    guards = [
+        BudgetGuard(lambda: plane.log, [plane.name], actor=name, told=told, registry=plane.client)
+        for name in names
+    ]
+    for guard in guards:
+        guard.start()
+        guard.checked(Checked(plane.name, STRICT, 1, seen=100, failed=30, blocked=20))
+    assert plane.stands() == (STRICT, 1, LEVEL)
+    for guard in guards:
+        guard.checked(Checked(plane.name, STRICT, 1, seen=1, failed=1, blocked=1))
+    await_that(lambda: plane.stands() == (CANARY, 2, "NONE"), 120, "a demotion")
+    await_that(lambda: not any(guard.busy for guard in guards), 120, "both guards")
+    for guard in guards:
+        guard.stop()
+    assert plane.entries() == ["promote", "budget_demote"] and told.demoted == [plane.name]
+    state = plane.state
+    assert state is not None and state.actor in names and "21 of 101 records" in state.reason
+    with pytest.raises(ContractError, match="failure budget"):
+        plane.promoting.rollback(plane.subject, "undo", POLICY)
 
 
 def test_a_registry_that_is_down_stops_a_promotion_and_no_demotion(plane: Plane) -> None:

@@ -93,6 +93,12 @@ class BudgetGuard:
         self._stopping.set()
         self._wake.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a demotion is wanted and not written yet."""
+        with self._lock:
+            return bool(self._pending)
+
     def checked(self, commit: Checked) -> None:
         """Count what a commit covered."""
         self.count(commit.subject, commit.mode, commit.version, commit.seen, commit.blocked)
