@@ -126,6 +126,20 @@ class Wrapped:
         self._machine.close()
 
 
+class Stubborn(Wrapped):
+    """A machine that judges everything under the first mode that it heard."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine, lambda batch: batch)
+        self._first: Policy | None = None
+
+    def step(
+        self, role: Role, records: Sequence[Record], start: int, clock_ns: int, policy: Policy
+    ) -> Step:
+        self._first = self._first or policy
+        return super().step(role, records, start, clock_ns, self._first)
+
+
 def changed(role: str, change: Callable[[Batch], Batch | None], *, derived: bool = False) -> Parts:
     """A world whose machines write something else to one topic."""
 
@@ -306,5 +320,6 @@ DEFECTS: dict[str, tuple[Parts, set[str]]] = {
     "refilled bars are not sent": (Parts(connector=Forgetful), {"watermark"}),
     "the fence is taken last": (Parts(reader=FenceLast), {"stream"}),
     "storage is not tailed": (Parts(reader=StorageBlind), {"stream"}),
+    "a change of mode is not followed": (Parts(machine=Stubborn), {"once", "log"}),
     "a reader delivers again": (Parts(reader=Restless), {"stream"}),
 }

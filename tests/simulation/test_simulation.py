@@ -27,6 +27,7 @@ FAULTS = {
     **dict.fromkeys(("fenced", "zombie", "retention", "foreign_bar", "foreign_off_grid"), 80),
     **dict.fromkeys(("foreign_bytes", "foreign_key", "foreign_open"), 80),
     **dict.fromkeys(("clock_skew", "refused_future"), 20),
+    **dict.fromkeys(("mode_changed", "foreign_unsound", "refused_strict"), 300),
     **dict.fromkeys(("cut_before_begin", "cut_while_sending", "cut_before_commit"), 80),
     **dict.fromkeys(("cut_after_commit", "cut_commit_unknown", "cut_commit_failed"), 80),
 }

@@ -9,6 +9,7 @@ from vectors import (
     feed_drivers,
     fingerprint_drivers,
     governance_drivers,
+    mode_drivers,
     provider_drivers,
     timeframe_drivers,
 )
@@ -23,6 +24,7 @@ MODULES = (
     feed_drivers,
     fingerprint_drivers,
     governance_drivers,
+    mode_drivers,
     provider_drivers,
     timeframe_drivers,
 )
