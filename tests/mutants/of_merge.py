@@ -92,10 +92,18 @@ MUTANTS: Final = (
     Mutant(
         "optional-authority-turned-round",
         "streams.kernel.merge:_optional",
-        "elif rank[source] > rank[held]:",
-        "elif rank[source] < rank[held]:",
+        "elif mine > 2 * rank[held]:",
+        "elif mine < 2 * rank[held]:",
         "Of an optional field the weaker source is believed.",
         (*MODEL,),
+    ),
+    Mutant(
+        "redrive-is-newest",
+        "streams.kernel.merge:_standing",
+        "+ rows.cols[i, REDRIVEN]",
+        "- rows.cols[i, REDRIVEN]",
+        "A record out of quarantine overwrites what came since from the same source.",
+        ("property/test_redrive.py::test_what_was_redriven_stands_as_if_it_had_been_right",),
     ),
     Mutant(
         "provisional-off-by-one",

@@ -31,6 +31,7 @@ from seamline.schemas.times import NS_PER_S
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
     HEADER_OUTAGES,
+    HEADER_REDRIVEN,
     HEADER_WATERMARK_NS,
     partition_of,
 )
@@ -44,6 +45,7 @@ from seamline.streams.kernel.level import (
     FLAGS,
     HEARTBEAT,
     ORIGIN,
+    REDRIVEN,
     S_NEWEST,
     SYMBOL,
     UNSET,
@@ -132,7 +134,8 @@ class Part:
     """Records of one step, and what their writer schemas make of them, by their place in it.
 
     `marks`: bits of rules that all rows of a record break and pass with; `values`: what is decoded
-    instead of a drifted record's own bytes; `why`: schema id, or place, -> reason and detail.
+    instead of a drifted record's own bytes; `why`: schema id, or place, -> reason and detail;
+    `redriven`: those that come back out of quarantine.
     """
 
     records: Sequence[Record]
@@ -142,6 +145,7 @@ class Part:
     values: dict[int, bytes] = field(default_factory=dict)
     why: dict[int, tuple[str, str]] = field(default_factory=dict)
     why_at: dict[int, tuple[str, str]] = field(default_factory=dict)
+    redriven: set[int] = field(default_factory=set)
 
     def value(self, at: int) -> bytes:
         return self.values.get(at) or self.records[at].value or b""
@@ -248,8 +252,11 @@ class Intake:
         numbers = ids.tolist()
         for at, record in enumerate(records):
             for key, value in record.headers:
-                if key == HEADER_FINGERPRINT and value != headers.get(numbers[at], value):
-                    part.kinds[at] = REFUSED
+                if key == HEADER_FINGERPRINT:
+                    if value != headers.get(numbers[at], value):
+                        part.kinds[at] = REFUSED
+                elif key == HEADER_REDRIVEN:
+                    part.redriven.add(at)
         return part
 
     @staticmethod
@@ -341,6 +348,8 @@ class Intake:
         rows.cols[:, SYMBOL] = ids
         rows.cols[:, FLAGS] = flags
         rows.cols[:, ORIGIN] = LIVE if role == "live" else BACKFILL
+        if part.redriven:
+            rows.cols[:, REDRIVEN] = np.isin(places, list(part.redriven))
         if keep.all():
             return rows, places
         return Rows(rows.cols[keep], rows.vals[keep]), places[keep]
@@ -432,6 +441,7 @@ class Intake:
             taken.fail(record, first_rule(broken), f"{len(failing)} of {len(rules)} rows")
         rows.cols[:, FLAGS] = flags
         rows.cols[:, EVENT] = BLOCK_BAR
+        rows.cols[:, REDRIVEN] = place in part.redriven
         keep = ~blocked
         parts = [self._claim(block), Rows(rows.cols[keep], rows.vals[keep]), self._end(block)]
         whole = Rows.concat([part for part in parts if part is not None])

@@ -33,13 +33,14 @@ OPEN, HIGH, LOW, CLOSE, VOLUME, QUOTE_VOLUME = range(6)
 VALS_WIDTH = 6
 
 # Columns of `cells` and of `cols`: one layout for a bar in a slot, on its way in and on its way
-# out, so that moving a bar is copying a row. Where it lies decides which of the two names is meant.
+# out, so that moving a bar is copying a row. Where it lies decides which of the names is meant.
+# REDRIVEN: of a landed bar, 1 where its record was in quarantine since.
 CELL_WIDTH = 14
 PRESENT = EVENT = 0
 SYMBOL, CELL, SOURCE, REVISION, FLAGS, KNOWN, RECEIVED, ORIGIN = range(1, 9)
 TRADES, FIRST_ID, LAST_ID = range(9, 12)
 OFFSET = UNTIL = SEALED = 12
-TOUCHED = CHILD = 13
+TOUCHED = CHILD = REDRIVEN = 13
 
 # Columns of `sym`.
 S_FRONTIER, S_FIRST, S_NEWEST, S_STABLE, S_MOVED, S_HEAD, S_LAST, S_DONE, S_LIVE = range(9)

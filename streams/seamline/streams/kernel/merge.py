@@ -1,7 +1,8 @@
 """Merge, route, stabilize: what happens to each row of a batch, one after the other.
 
-Decides: which value of a bar wins (authority, then the later arrival), what goes to the log and
-what only to storage (the frontier), when the frontier moves, which derived windows are due.
+Decides: which value of a bar wins (authority, then the later arrival; what comes back out of
+quarantine is no later one), what goes to the log and what only to storage (the frontier), when the
+frontier moves, which derived windows are due.
 
 Invariants: rows are decided one by one, so cutting a batch elsewhere gives the same log; each field
 of a bar is the one of the highest authority that stated it, so the final values do not depend on
@@ -61,6 +62,7 @@ from seamline.streams.kernel.level import (
     QUOTE_VOLUME,
     RAISED,
     RECEIVED,
+    REDRIVEN,
     REG_FREE,
     REG_REPLACE,
     REG_SPAN,
@@ -178,6 +180,13 @@ def _replace(
 
 
 @njit
+def _standing(rows: Any, rank: Any, i: int) -> Any:
+    """Twice the rank of a row's authority, and one more where the row was in quarantine: what came
+    since from the same authority is newer and stands, and that is no conflict."""
+    return 2 * rank[rows.cols[i, SOURCE]] + rows.cols[i, REDRIVEN]
+
+
+@njit
 def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: bool) -> Any:
     """Merge the optional fields, each by its own authority; with `write` false only look.
 
@@ -186,6 +195,7 @@ def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: b
     """
     done = 0
     source = np.int64(rows.cols[i, SOURCE])
+    mine = _standing(rows, rank, i)
     for j in range(4):
         if j == 0:
             is_null = np.isnan(rows.vals[i, QUOTE_VOLUME])
@@ -201,7 +211,7 @@ def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: b
         held = (np.int64(st.cells[slot, k, FLAGS]) >> shift) & 3
         if was_null:
             done |= 2
-        elif rank[source] > rank[held]:
+        elif mine > 2 * rank[held]:
             done |= 0 if equal else 16
             continue
         elif equal:
@@ -209,7 +219,7 @@ def _optional(st: Any, rows: Any, rank: Any, i: int, slot: int, k: int, write: b
                 continue
             done |= 4
         else:
-            done |= 9 if rank[source] == rank[held] else 1
+            done |= 9 if mine == 2 * rank[held] else 1
         if write:
             st.cells[slot, k, FLAGS] = (st.cells[slot, k, FLAGS] & ~(3 << shift)) | (
                 source << shift
@@ -229,7 +239,7 @@ def _settle(
     the bar stays as it is."""
     symbol = rows.cols[i, SYMBOL]
     source = rows.cols[i, SOURCE]
-    old, new = rank[st.cells[slot, k, SOURCE]], rank[source]
+    old, new = 2 * rank[st.cells[slot, k, SOURCE]], _standing(rows, rank, i)
     same = _same_content(st, rows, i, slot, k, QUOTE_VOLUME)
     takes = not same and new <= old
     raised = same and new < old

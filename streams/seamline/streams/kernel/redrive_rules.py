@@ -1,0 +1,55 @@
+"""What the present rules would say of records that are to land again.
+
+Decides: nothing of its own: the intake of a worker judges, on a level that is thrown away.
+Invariant: what this passes, the worker passes under the same mode and the same schemas. Must not
+know: what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seamline.schemas.modes import Policies
+from seamline.schemas.preset import Preset
+from seamline.schemas.topics import parse_topic, subject_of, topic_name
+from seamline.streams.kernel.intake import POISONED, Intake
+from seamline.streams.kernel.level import Level
+from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX
+from seamline.streams.kernel.redrive import Candidate, Judge
+from seamline.streams.kernel.writers import Resolve
+
+
+def judge_of(preset: Preset, resolve: Resolve, policies: Policies, clock_ns: int) -> Judge:
+    """The judge of a preset's landing records as of `clock_ns`, under each subject's policy."""
+
+    def judge(candidates: Sequence[Candidate]) -> list[tuple[Candidate, str, str]]:
+        refused: list[tuple[Candidate, str, str]] = []
+        for partition in sorted({each.partition for each in candidates}):
+            for role in ROLES:
+                part = [
+                    each
+                    for each in candidates
+                    if each.partition == partition and parse_topic(each.topic)[1] == role
+                ]
+                level = Level(span=preset.block_rows, stabilization_bars=0)
+                policy = policies(subject_of(topic_name(preset.id, role)))
+                intake = Intake(preset, partition, level, resolve)
+                start = 0
+                while start < len(part):
+                    try:
+                        taken = intake.take(role, part, start, STEP_ROWS_MAX, clock_ns, policy)
+                    except Exception as error:
+                        # What no step can take is named by its first record, the rest is tried on.
+                        said = f"{type(error).__name__}: {error}"
+                        refused.append((part[start], POISONED, said))
+                        start += 1
+                        continue
+                    known = {id(each): each for each in part}
+                    refused += [
+                        (known[id(kept.record)], kept.reason, kept.detail)
+                        for kept in taken.quarantined
+                    ]
+                    start = taken.next_index
+        return refused
+
+    return judge
