@@ -11,6 +11,7 @@ from seamline.sdk.cli import (
     explain,
     live,
     presets,
+    quarantine,
     read,
     schema,
     seam,
@@ -48,6 +49,7 @@ seam.register(app)
 explain.register(app)
 simulate.register(app)
 schema.register(app)
+quarantine.register(app)
 
 
 def run() -> None:

@@ -16,19 +16,19 @@ import numpy as np
 
 from seamline.connectors.calendars import calendar
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
+from seamline.connectors.registry.meanings import resolver
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.stores.block_index import SqliteIndex
 from seamline.connectors.world import World
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
-from seamline.schemas.contract import SCHEMAS, subject_rules
-from seamline.schemas.errors import ContractError
+from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.modes import CANARY, Policies, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_S
-from seamline.schemas.topics import LANDING_ROLES, partition_of, subject_of, topic_name
+from seamline.schemas.topics import partition_of, subject_of, topic_name
 from seamline.streams.apps.series import series_of
 from seamline.streams.apps.trades import TradesFactory
 from seamline.streams.kernel.block_index import BlockIndex, MemoryIndex
@@ -37,12 +37,7 @@ from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
 from seamline.streams.kernel.protocol import MachineFactory, PartitionReader, Role
 from seamline.streams.kernel.rebuild import Setting, rebuild
 from seamline.streams.kernel.stage import OUTPUTS
-from seamline.streams.kernel.writers import Meaning, Resolve, meaning_of
-
-IDS_KNOWN_MAX = 10_000
-# A step waits no longer for a slow registry: the record goes to quarantine as
-# `registry_unavailable`, and the answer, when it comes, is remembered for those after it.
-LOOK_UP_S = 2.0
+from seamline.streams.kernel.writers import Resolve
 
 
 def make_factory(
@@ -74,28 +69,6 @@ def make_factory(
         owner=owner,
         directory=directory,
     )
-
-
-def resolver(client: RemoteSchemaRegistryClient, preset: Preset) -> Resolve:
-    """Schema id -> what it means where the preset's producers write, by its content; None where it
-    means nothing approved."""
-    rules = subject_rules(preset.kind)
-    names = {name for role in LANDING_ROLES for name in rules[role].schemas}
-    known: dict[int, Meaning | None] = {}
-
-    def resolve(schema_id: int) -> Meaning | None:
-        if schema_id not in known:
-            try:
-                text = client.by_id(schema_id, within_s=LOOK_UP_S)
-            except ContractError:
-                return None  # it may be registered later
-            if len(known) >= IDS_KNOWN_MAX:
-                known.clear()
-            # What an id means does not change; an approved schema comes with a new program.
-            known[schema_id] = meaning_of(text, names)
-        return known[schema_id]
-
-    return resolve
 
 
 class OhlcvFactory:
