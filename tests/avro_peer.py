@@ -115,6 +115,8 @@ def block_record(block: Block) -> dict[str, Any]:
     record["flags"] = None if landing else columns.flags.tolist()
     record["known_time"] = None if landing else (columns.known_time_ns // 1_000).tolist()
     record["origin"] = None if landing else columns.origin.tobytes()
+    asked = block.asked_time_ns
+    record["asked_time"] = None if asked is None else asked // 1_000
     return record
 
 

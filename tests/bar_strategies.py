@@ -98,6 +98,7 @@ def blocks(draw: st.DrawFn, rows_max: int = 6) -> Block:
         digest=block_digest(symbol, columns),
         sequence=0 if landing else draw(st.integers(0, 2**63 - 1)),
         landing=landing,
+        asked_time_ns=draw(st.none() | times_us),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from integration.plain_preset import fresh
 from log_writer import BLOCK_ROWS, MINUTE, LogWriter, Record, columns_of
+from older_records import FIRST, as_first, first_headers
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
@@ -27,9 +28,11 @@ from seamline.schemas.topics import (
     gap_key,
     partition_of,
     storage_key,
+    subject_of,
     symbol_key,
     topic_name,
 )
+from seamline.schemas.wire import FRAME_BYTES, frame
 
 SCHEMA_OF = {
     "conformed": "conformed_bar",
@@ -63,6 +66,10 @@ class KafkaSink:
         name = f"seamline.{preset.id}.writer.{uuid.uuid4().hex[:8]}"
         self._producer = TransactionalProducer(world.cluster, name)
         self._producer.init()
+        # Write as a program of version 1 of every schema did.
+        self.first_versions = False
+        self._first_ids: dict[str, int] = {}
+        self._world = world
 
     def close(self) -> None:
         self._producer.close()
@@ -90,6 +97,10 @@ class KafkaSink:
         name = SCHEMA_OF[record.role]
         key, value = self.encoded(record)
         headers = [(HEADER_FINGERPRINT, SCHEMAS[name].header)]
+        if self.first_versions:
+            headers = first_headers(headers)
+            if value is not None:
+                value = self._first_frame(name, record.role) + as_first(name, value)[FRAME_BYTES:]
         return self._producer.send(
             topic_name(self.preset.id, record.role),
             partition_of(record.symbol, self.preset.partitions),
@@ -98,6 +109,17 @@ class KafkaSink:
             headers,
             want="first" if record.role == "conformed" else "none",
         )
+
+    def _first_frame(self, name: str, role: str) -> bytes:
+        """The frame of version 1, which is registered beside today's."""
+        if name not in self._first_ids:
+            client = RemoteSchemaRegistryClient(self._world.registry_url, self._world.registry_auth)
+            try:
+                subject = subject_of(topic_name(self.preset.id, role))
+                self._first_ids[name] = client.register(subject, FIRST[name].text)
+            finally:
+                client.close()
+        return frame(self._first_ids[name])
 
     def encoded(self, record: Record) -> tuple[bytes, bytes | None]:
         payload, symbol = record.payload, record.symbol

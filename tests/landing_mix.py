@@ -116,7 +116,7 @@ def land(
         elif fault.rule == "unknown_schema":
             values[at] = frame(unknown_id) + values[at][5:]
             headers[at] = headers[at][1:]
-        schema = f"id {unknown_id}" if fault.rule == "unknown_schema" else "bar v1"
+        schema = f"id {unknown_id}" if fault.rule == "unknown_schema" else "bar v2"
         mix.count(
             rule=fault.rule, schema=schema, producer=fault.producer.decode(), symbol=every[at]
         )

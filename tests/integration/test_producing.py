@@ -90,7 +90,7 @@ def test_bars_land_as_the_worker_asks_for_them_and_modes_are_followed(world: Wor
             sender.send_bars(A, [*bars(2, 10), *bad, *bad])
         error = raised.value
         assert (error.subject, error.field, error.value) == (live, "high", 8.0)
-        assert (error.rule, error.writer_schema) == ("ohlc_inconsistent", "bar v1")
+        assert (error.rule, error.writer_schema) == ("ohlc_inconsistent", "bar v2")
         assert error.fields["invalid"] == 2 and error.fields["row"] == 2
         assert sender.counts.sent == before, "nothing of the call was sent"
         assert sender.failures.counts() == {(live, CANARY): 1, (live, STRICT): 2}

@@ -1,7 +1,7 @@
 """The check of compatibility where it lives: a real registry at the level of the subject rule.
 
 Every step of `schema_steps` on every record: what `test_evolution` shows to be readable is taken,
-what is not is refused.
+what is not is refused. And every approved version after the one before, in every subject.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import pytest
 from schema_steps import parsed, steps_of
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.world import World
-from seamline.schemas.contract import SCHEMAS, subject_rules
+from seamline.schemas.contract import (
+    KINDS,
+    NONE,
+    SCHEMAS,
+    SubjectRule,
+    approved,
+    by_text,
+    subject_rules,
+)
 from seamline.schemas.errors import ContractError
 
 LEVELS = sorted(
@@ -53,3 +61,25 @@ def test_the_registry_takes_what_can_be_read_and_refuses_the_rest(
         if taken != step.fits(level):
             wrong.append((step.name, taken))
     assert wrong == []
+
+
+RULES = [rule for kind in KINDS for rule in subject_rules(kind).values()]
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["canary", "strict"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.role}-{'-'.join(rule.schemas)}")
+def test_every_version_is_registered_after_the_one_before(
+    client: RemoteSchemaRegistryClient, rule: SubjectRule, strict: bool
+) -> None:
+    """In canary at NONE, in strict at the level of the subject; ids mean what was registered, and
+    the earlier version is still there under its own."""
+    subject = f"test-{secrets.token_hex(6)}-value"
+    versions = [schema for schema in approved() if schema.name in rule.schemas]
+    versions.sort(key=lambda schema: schema.version)
+    ids = [client.register(subject, schema.text) for schema in versions[: len(rule.schemas)]]
+    client.set_compatibility(subject, rule.registry_compatibility if strict else NONE)
+    ids += [client.register(subject, schema.text) for schema in versions[len(rule.schemas) :]]
+    assert len(set(ids)) == len(versions) == 2 * len(rule.schemas)
+    for number, schema in zip(ids, versions, strict=True):
+        assert by_text(client.by_id(number)) is schema
+        assert client.register(subject, schema.text) == number

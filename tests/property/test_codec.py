@@ -16,6 +16,7 @@ from bar_strategies import assert_same, bars, blocks
 from seamline.schemas.codec import (
     BarDecoder,
     ConformedDecoder,
+    DecodedConformed,
     decode_block,
     decode_record,
     encode_bars,
@@ -50,15 +51,19 @@ def damaged(value: bytes, damage: tuple[Any, ...]) -> bytes:
 
 
 @checked
-@given(bars(BarColumns))
-def test_bars_are_byte_for_byte_fastavro(drawn: tuple[list[str], BarColumns]) -> None:
+@given(bars(BarColumns), st.integers(0, 2**63 // 10**6).map(lambda value: value * 10**6))
+def test_bars_are_byte_for_byte_fastavro(
+    drawn: tuple[list[str], BarColumns], interval_ns: int
+) -> None:
     symbols, columns = drawn
     records = avro_peer.bar_records(symbols, columns)
-    values = encode_bars(symbols, columns, SCHEMA_ID)
-    assert values == [avro_peer.write("bar", record) for record in records]
+    values = encode_bars(symbols, columns, SCHEMA_ID, interval_ns)
+    stated = {"interval_ms": interval_ns // 10**6}
+    assert values == [avro_peer.write("bar", record | stated) for record in records]
     decoder = BarDecoder()
     decoded = decoder.decode(values)
     assert decoded.ok.all()
+    assert (decoded.interval_ns == interval_ns).all()
     assert not decoded.explicit_null.any()
     assert [decoder.symbols[sid] for sid in decoded.sid] == symbols
     assert_same(decoded.columns, columns)
@@ -152,6 +157,8 @@ def check_damaged(name: str, decoder: BarDecoder | ConformedDecoder, values: lis
     columns: Any = decoded.columns.take(np.array(accepted, np.int64))
     for i, record in zip(accepted, avro_peer.bar_records(symbols, columns), strict=True):
         theirs = avro_peer.read(name, values[i])
+        stated = theirs.pop("interval_ms", 0)
+        assert isinstance(decoded, DecodedConformed) or decoded.interval_ns[i] == stated * 10**6
         assert set(theirs) == set(record)
         for field, ours in record.items():
             explicit = decoded.explicit_null[i] and ours is None
@@ -205,6 +212,9 @@ ms = st.integers(-(2**63) // 10**6 + 1, 2**63 // 10**6 - 1).map(lambda value: va
 us = st.integers(-(2**63) // 10**3 + 1, 2**63 // 10**3 - 1).map(lambda value: value * 10**3)
 text = st.text(max_size=20)
 finite = st.floats(allow_nan=False)
+failures = st.fixed_dictionaries(
+    {"rule": text, "producer": text, "schema_id": int64, "symbol": text, "count": int64}
+)
 RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "trade": {
         "symbol": text,
@@ -212,7 +222,7 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "time_ns": us,
         "price": finite,
         "size": finite,
-        "side": st.sampled_from([None, "buy", "sell"]),
+        "side": st.sampled_from([None, "buy", "sell", "auction"]),
         "source": st.none() | text,
         "received_time_ns": us,
     },
@@ -229,6 +239,7 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "asked_start_ns": ms,
         "known_time_ns": us,
         "live": st.booleans(),
+        "owner": text,
     },
     "position": {
         "partition": int32,
@@ -239,6 +250,7 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "owner": text,
         "conformed_offset": int64,
         "rows_total": int64,
+        "modes_version": int64,
     },
     "report": {
         "symbol": text,
@@ -247,6 +259,7 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         **dict.fromkeys(("rows", "missing", "revisions", "confirmed", "discarded"), int64),
         **dict.fromkeys(("conflicts", "late", "quarantined"), int64),
         "findings": st.dictionaries(text, int64, max_size=3),
+        "failures": st.lists(failures, max_size=3),
         "known_time_ns": us,
     },
     "chunk": {
@@ -266,7 +279,9 @@ RECORDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "end_ns": ms,
         "bars": int64,
         "known_time_ns": us,
-        "cause": st.sampled_from(["no_trades", "venue_outage", "our_loss", "late", "unknown"]),
+        "cause": st.sampled_from(
+            ["no_trades", "venue_outage", "our_loss", "late", "unknown", "quarantined"]
+        ),
         "detail": st.none() | text,
     },
 }

@@ -65,12 +65,15 @@ def wire_bars(name: str) -> st.SearchStrategy[dict[str, Any]]:
     drawn |= {field: ends_of(limit) for field, limit in TIMES.items() if field in fields}
     drawn |= dict.fromkeys(("open", "high", "low", "close", "volume"), doubles)
     drawn["quote_volume"] = st.none() | doubles
+    if "interval_ms" in fields:
+        drawn["interval_ms"] = ends_of(MS_MAX)
     return st.fixed_dictionaries(drawn)
 
 
 def readable(record: dict[str, Any]) -> bool:
     times = all(abs(record[field]) <= limit for field, limit in TIMES.items() if field in record)
-    return times and 1 <= len(record["symbol"].encode()) <= 64
+    stated = 0 <= record.get("interval_ms", 0) <= MS_MAX
+    return times and stated and 1 <= len(record["symbol"].encode()) <= 64
 
 
 def told_null(record: dict[str, Any]) -> bool:
@@ -106,7 +109,12 @@ def test_whatever_fastavro_writes_is_read_or_refused(name: str, data: st.DataObj
     encoder: Any = encode_bars if name == "bar" else encode_conformed
     texts = [records[row]["symbol"] for row in kept]
     if name == "bar":
-        again = encoder(texts, columns, SCHEMA_ID)
+        stated = [records[row]["interval_ms"] * 1_000_000 for row in kept]
+        assert decoded.interval_ns[kept].tolist() == stated
+        again = [
+            encoder([text], columns.take(slice(at, at + 1)), SCHEMA_ID, stated[at])[0]
+            for at, text in enumerate(texts)
+        ]
     else:
         again = encoder(decoder.table.encoded, decoded.sid[kept], columns, SCHEMA_ID)
     for row, value in zip(kept, again, strict=True):

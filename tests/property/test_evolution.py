@@ -1,11 +1,11 @@
 """How the contract may evolve: what Avro's rules allow on each record, and what Seamline does.
 
-Decides: nothing. Only version 1 of each record is approved today, so there is one pair of writer
-and reader for each; `test_every_approved_version_is_read` fails for a second version that the codec
-does not read. The check of compatibility is the registry's, at the level that the subject rule
-states (`tests/integration/test_registry_evolution.py` asks a real one about the same steps);
-Seamline itself takes no schema that is not approved, whatever a registry would say. Here the
-steps are proved by records: a step is compatible exactly when fastavro resolves it.
+Decides: nothing. Every approved version of a record is one that the codec reads, and each follows
+the ones before as its subject asks; bytes of every version are in `tests/data/golden`. The check
+of compatibility is the registry's, at the level that the subject rule states
+(`tests/integration/test_registry_evolution.py` asks a real one about the same steps); Seamline
+itself takes no schema that is not approved, whatever a registry would say. Here the steps are
+proved by records: a step is compatible exactly when fastavro resolves it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from __future__ import annotations
 import io
 import json
 import math
-from importlib import resources
 from typing import Any
 
 import fastavro
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bar_strategies import assert_same, bars, blocks
 from property.test_codec import RECORDS
-from schema_steps import Step, parsed, steps_of, values_of
+from schema_steps import Step, branches, parsed, steps_of, values_of
+from seamline.schemas.bundle import strictest_level
 from seamline.schemas.codec import (
     BarDecoder,
     ConformedDecoder,
@@ -36,17 +36,27 @@ from seamline.schemas.codec import (
     frame,
 )
 from seamline.schemas.columns import BarColumns, ConformedColumns
-from seamline.schemas.contract import SCHEMAS, by_text, fingerprint_of_text, subject_rules
+from seamline.schemas.contract import (
+    FULL_TRANSITIVE,
+    SCHEMAS,
+    Schema,
+    approved,
+    by_text,
+    fingerprint_of_text,
+    subject_rules,
+)
 
 few = settings(deadline=None, max_examples=5)  # of each of some 300 steps
 checked = settings(deadline=None, max_examples=20)
 PLAIN = {name: parsed(schema.text) for name, schema in SCHEMAS.items()}
 STEPS = [(name, step) for name, schema in PLAIN.items() for step in steps_of(schema)]
-VERSIONS = sorted(
-    entry.name.removesuffix(".avsc")
-    for entry in resources.files("seamline.schemas").joinpath("avsc").iterdir()
-    if entry.name.endswith(".avsc")
-)
+VERSIONS = {f"{schema.name}.v{schema.version}": schema for schema in approved()}
+PAIRS = [
+    (one, other)
+    for one in approved()
+    for other in approved()
+    if one.name == other.name and one.version < other.version
+]
 
 
 def written(schema: Any, value: Any) -> bytes:
@@ -124,46 +134,100 @@ def test_what_the_levels_take() -> None:
                 assert landing == all("symbol_" in step for step in dropped), (rule.role, name)
 
 
-def test_only_a_gap_may_get_a_new_symbol_in_a_full_subject() -> None:
+def test_which_enums_may_get_a_new_symbol_in_a_full_subject() -> None:
     """A reader that does not know a symbol needs a default to read it as."""
-    grown = {name: step.forward for name, step in STEPS if step.name.startswith("added_symbol")}
-    assert [name for name, forward in grown.items() if forward] == ["gap"]
+    grown = {
+        (name, step.name.removeprefix("added_symbol_")): step.forward
+        for name, step in STEPS
+        if step.name.startswith("added_symbol")
+    }
+    assert {place for place, forward in grown.items() if forward} == {
+        ("gap", "cause"),
+        ("chunk", "state"),
+        ("conformed_bar", "origin"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"), PAIRS, ids=[f"{o.name}-v{o.version}-v{n.version}" for o, n in PAIRS]
+)
+@checked
+@given(data=st.data())
+def test_each_version_follows_the_earlier_ones_as_its_subject_asks(
+    older: Schema, newer: Schema, data: st.DataObject
+) -> None:
+    """New readers read old records; where the subject is FULL, old readers read new ones."""
+    old, new = parsed(older.text), parsed(newer.text)
+    before = data.draw(values_of(old))
+    found = read(written(old, before), old, new)
+    defaults = {f["name"]: f["default"] for f in new["fields"] if "default" in f}
+    assert same_fields(found, defaults | before)
+    if strictest_level(older.name) == FULL_TRANSITIVE:
+        after = data.draw(values_of(new))
+        back = read(written(new, after), new, old)
+        for field in old["fields"]:
+            kind, name = field["type"], field["name"]
+            known = not isinstance(kind, dict) or after[name] in kind.get("symbols", [after[name]])
+            assert same(back[name], after[name] if known else kind["default"]), name
+
+
+def same_fields(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    return found.keys() == expected.keys() and all(same(found[n], expected[n]) for n in found)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @checked
 @given(data=st.data())
 def test_every_approved_version_is_read(version: str, data: st.DataObject) -> None:
-    """Every approved writer against the one reader there is: the newest version's."""
-    name = version.partition(".")[0]
-    file = resources.files("seamline.schemas").joinpath("avsc", f"{version}.avsc")
-    writer = parsed(file.read_text(encoding="utf-8"))
-    framed = frame(7)
+    """Every approved writer against the one reader there is: the newest version's. What a version
+    could not say reads as the default of the newest."""
+    schema = VERSIONS[version]
+    name, writer, framed = schema.name, parsed(schema.text), frame(7)
+    said = {field["name"] for field in writer["fields"]}
     if name in RECORDS:
         record = data.draw(st.fixed_dictionaries(RECORDS[name]))
+        enums = {f["name"]: enum_symbols(f["type"]) for f in writer["fields"]}
+        assume(all(not s or record[n] in (None, *s) for n, s in enums.items()))
         wire = read(encode_record(name, record, 7)[len(framed) :], PLAIN[name], writer)
-        assert decode_record(name, framed + written(writer, wire)) == record
+        found = decode_record(name, framed + written(writer, wire), schema.version)
+        defaults = {f["name"]: f["default"] for f in PLAIN[name]["fields"] if "default" in f}
+        assert found == {
+            n: value if n.removesuffix("_ns") in said else defaults[n]
+            for n, value in record.items()
+        }
     elif name == "bar_block":
         block = data.draw(blocks())
         wire = read(encode_block(block, 7)[len(framed) :], PLAIN[name], writer)
-        found = decode_block(framed + written(writer, wire))
-        assert found.digest == block.digest
-        assert_same(found.columns, block.columns)
+        stored = decode_block(framed + written(writer, wire), schema.version)
+        assert stored.digest == block.digest
+        assert_same(stored.columns, block.columns)
+        asked = block.asked_time_ns if "asked_time" in said else None
+        assert stored.asked_time_ns == asked
     else:
-        read_bars(name, writer, data, framed)
+        read_bars(schema, writer, data, framed)
 
 
-def read_bars(name: str, writer: Any, data: st.DataObject, framed: bytes) -> None:
+def enum_symbols(kind: Any) -> tuple[str, ...]:
+    enums = [b for b in branches(kind) if isinstance(b, dict) and b["type"] == "enum"]
+    return tuple(enums[0]["symbols"]) if enums else ()
+
+
+def read_bars(schema: Schema, writer: Any, data: st.DataObject, framed: bytes) -> None:
+    name = schema.name
     kind = BarColumns if name == "bar" else ConformedColumns
     symbols, columns = data.draw(bars(kind))
     decoder: Any = BarDecoder() if name == "bar" else ConformedDecoder()
     if name == "bar":
-        values = encode_bars(symbols, columns, 7)
+        values = encode_bars(symbols, columns, 7, 60_000_000_000)
     else:
         encoded = [symbol.encode() for symbol in symbols]
         values = encode_conformed(encoded, list(range(len(symbols))), columns, 7)  # type: ignore[arg-type]
     wires = [read(value[len(framed) :], PLAIN[name], writer) for value in values]
-    decoded = decoder.decode([framed + written(writer, wire) for wire in wires])
+    older = [framed + written(writer, wire) for wire in wires]
+    decoded = decoder.decode(older, schema.version) if name == "bar" else decoder.decode(older)
+    if name == "bar":
+        stated = 60_000_000_000 if schema.version > 1 else 0
+        assert decoded.interval_ns.tolist() == [stated] * len(symbols)
     assert decoded.ok.all()
     assert [decoder.symbols[sid] for sid in decoded.sid] == symbols
     assert_same(decoded.columns, columns)

@@ -273,7 +273,7 @@ def test_a_number_of_more_than_32_bits_is_no_int() -> None:
     start = SEEDS["position"][0][:5]
     number = b"\x80\x80\x80\x80\x80\x80\x80\x80\x01"
     rest = b"\x0e\x80\x80\x80\x80\x80@\x02\x80\xc0\xb8\x84\xfab"
-    rest += b"\x80\x80\xb4\xd9\xb2\x89\x85\x06\x02a\x00\x12"
+    rest += b"\x80\x80\xb4\xd9\xb2\x89\x85\x06\x02a\x00\x12\x00"
     with pytest.raises(ContractError, match="bad_number"):
         decode_record("position", start + number + rest)
 

@@ -63,6 +63,7 @@ def bar_bytes(**changes: Any) -> bytes:
         "source": varint(1),
         "closed": b"\1",
         "received_time": varint(1_700_000_060_000_123),
+        "interval": b"\0",
         "end": b"",
     }
     assert changes.keys() <= parts.keys()
@@ -79,12 +80,15 @@ WRONG = {
         bar_bytes(symbol=varint(-1) + b"BTC"),
         bar_bytes(symbol=varint(2**63 - 1)),
         bar_bytes(symbol=varint(-(2**63))),
-        bar_bytes(closed=b"", received_time=b""),
+        bar_bytes(closed=b"", received_time=b"", interval=b""),
+        bar_bytes(interval=b""),
     ],
     "trailing_bytes": [bar_bytes(end=b"\0"), bar_bytes(end=b"x" * 1000)],
     "bad_number": [
         bar_bytes(open_time=b"\xff" * 10 + b"\0"),
         bar_bytes(open_time=b"\xff" * 9 + b"\2"),
+        bar_bytes(interval=varint(-1)),
+        bar_bytes(interval=varint(2**63 // 1_000_000 + 1)),
     ],
     "bad_enum": [bar_bytes(source=varint(4)), bar_bytes(source=varint(-1))],
     "bad_boolean": [bar_bytes(closed=b"\2"), bar_bytes(closed=b"\xff")],

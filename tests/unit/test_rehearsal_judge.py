@@ -140,7 +140,7 @@ def test_each_fault_is_counted_once_by_rule_producer_symbol_and_schema() -> None
     assert found.blocked_in_canary == 6
     assert found.by_producer == {"rogue": 3, "live:test": 5, "unknown": 2}
     assert found.by_symbol == {SYMBOLS[0]: 10}
-    assert found.by_schema == {"bar v1": 9, "id 99": 1}
+    assert found.by_schema == {"bar v2": 9, "id 99": 1}
     assert found.bars == 393
     # 4 volumes, the NaN, off the grid, another key, the one of the future.
     assert found.blocked_bars == 8
@@ -233,7 +233,7 @@ def test_a_block_is_judged_row_by_row_and_counts_as_one_record() -> None:
     found = rehearsed(landing)
     assert found.by_rule == {"negative_volume": 1, "key_mismatch": 1}
     assert (found.records, found.bars, found.blocked_bars, found.missing_bars) == (2, 7, 3, 3)
-    assert found.by_schema == {"bar_block v1": 2} and found.by_symbol == {symbol: 2}
+    assert found.by_schema == {"bar_block v2": 2} and found.by_symbol == {symbol: 2}
     assert found.blocked_in_canary == 1
 
 

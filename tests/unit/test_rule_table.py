@@ -149,6 +149,9 @@ BARS: Mapping[str, Callable[[], Broken]] = {
         block_value(preset(block_rows=120), A, 0, [Row(A, 3, 100.0)], start=0, through=120),
         role="backfill",
     ),
+    "wrong_interval": lambda: Broken(
+        encode_bars([A], columns_of([Row(A, 3, 100.0)]), IDS["bar"], 5 * MINUTE_NS)[0]
+    ),
     "fingerprint_mismatch": lambda: Broken(bar(), headers=(("seamline-fp", b"0" * 16),)),
     "invalid_outages": lambda: Broken(None, None, (*BEAT, ("seamline-outages", b"["))),
     "tombstoned_schema": lambda: Broken(bar(), tombstones=(SCHEMAS["bar"].fingerprint,)),

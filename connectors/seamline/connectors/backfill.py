@@ -25,11 +25,11 @@ from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.connectors.kafka.producer import TransactionalProducer
-from seamline.connectors.kafka.reader import read_range
+from seamline.connectors.kafka.reader import Message, read_range
 from seamline.connectors.venues.binance import KlinePage, VenueSymbol
 from seamline.schemas.codec import decode_record, encode_block, encode_record
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
-from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.contract import SCHEMAS, version_written
 from seamline.schemas.errors import SeamlineError, TransportError
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.preset import Preset
@@ -259,7 +259,7 @@ class Backfill:
         promised_ns = chunk[0] if page.malformed else min(chunk[1], settled_ns)
         partition = partition_of(symbol, self._preset.partitions)
         blocks = [
-            self._block(symbol, part, closed, promised_ns)
+            self._block(symbol, part, closed, promised_ns, page.venue_time_ns)
             for part in block_parts(self._grid, *chunk)
             if part.start_ns < page.complete_through_ns
         ]
@@ -301,7 +301,9 @@ class Backfill:
         producer.commit()
         return blocks
 
-    def _block(self, symbol: str, part: BlockPart, closed: BarColumns, promised_ns: int) -> Block:
+    def _block(
+        self, symbol: str, part: BlockPart, closed: BarColumns, promised_ns: int, asked_ns: int
+    ) -> Block:
         low, high = np.searchsorted(closed.open_time_ns, (part.start_ns, part.end_ns))
         rows = closed.take(slice(int(low), int(high)))
         return Block(
@@ -314,6 +316,7 @@ class Backfill:
             columns=ConformedColumns.of_landing(rows),
             digest=block_digest(symbol, rows),
             landing=True,
+            asked_time_ns=asked_ns,
         )
 
     def _count(self, page: KlinePage, blocks: Sequence[Block]) -> None:
@@ -349,14 +352,15 @@ def landed_ranges(
     admin = Admin(cluster)
     tp = (topic, partition)
     starts, fences = admin.begin_offsets([tp]), admin.end_offsets([tp])
-    newest: dict[bytes, bytes | None] = {}
+    newest: dict[bytes, Message] = {}
     for batch in read_range(cluster, starts, fences):
-        newest.update((record.key, record.value) for record in batch if record.key is not None)
+        newest.update((record.key, record) for record in batch if record.key is not None)
     landed: dict[str, list[Interval]] = {}
-    for value in newest.values():
-        if value is None:
+    for message in newest.values():
+        if message.value is None:
             continue
-        record = decode_record("chunk", value)
+        version = version_written("chunk", message.headers)
+        record = decode_record("chunk", message.value, version)
         if record["state"] == LANDED and record["complete_through_ns"] is not None:
             ranges = landed.setdefault(record["symbol"], [])
             ranges.append((record["start_ns"], record["complete_through_ns"]))

@@ -28,7 +28,7 @@ from seamline.connectors.kafka.producer import Headers, IdempotentProducer
 from seamline.connectors.kafka.reader import Message, read_range
 from seamline.schemas.codec import BarDecoder, encode_bars, schema_ids
 from seamline.schemas.columns import WS_OPEN, BarColumns
-from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.contract import SCHEMAS, version_written
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.outages import Outage, encode_outages, parse_outages
 from seamline.schemas.preset import Preset
@@ -127,7 +127,9 @@ class LivePublisher:
         if not bars:
             return
         await self._room()
-        values = encode_bars([symbol] * len(bars), columns_of(bars), self._ids["bar"])
+        values = encode_bars(
+            [symbol] * len(bars), columns_of(bars), self._ids["bar"], self._preset.interval_ns
+        )
         headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header), self._who]
         for value in values:
             self._send(self._live, symbol_key(symbol), value, headers)
@@ -140,7 +142,7 @@ class LivePublisher:
         columns = columns_of([bar])
         columns.closed[:] = False
         columns.source[:] = WS_OPEN
-        (value,) = encode_bars([symbol], columns, self._ids["bar"])
+        (value,) = encode_bars([symbol], columns, self._ids["bar"], self._preset.interval_ns)
         headers = [(HEADER_FINGERPRINT, SCHEMAS["bar"].header), self._who]
         self._send(self._live, symbol_key(symbol), value, headers)
         return True
@@ -295,8 +297,9 @@ def landed(
 ) -> Landed:
     """The `newest` closed bars of each symbol near the end of `live`, and the last statement.
 
-    Only records with our `schema_id` count; of two values of one bar the later record does. A bar
-    that ends after `latest_ns` cannot have closed: whoever wrote it, nothing goes on from it.
+    Only records with our `schema_id`, or of an earlier version, count; of two values of one bar the
+    later record does. A bar that ends after `latest_ns` cannot have closed: whoever wrote it,
+    nothing goes on from it.
     Blocks; reads at most the largest of TAIL_WINDOWS offsets of a partition.
     """
     found: dict[str, dict[int, tuple[int, FeedBar]]] = {symbol: {} for symbol in symbols}
@@ -311,12 +314,12 @@ def landed(
             if outages is not None:
                 said = (record.timestamp_ms, record.offset, outages)
                 stated = max(stated, said, key=lambda s: s[:2])
-        ours = [r for r in records if r.value is not None]
-        ids = schema_ids([r.value for r in ours if r.value is not None])
-        ours = [record for record, i in zip(ours, ids, strict=True) if i == schema_id]
-        if not ours:
+        written = _written_as("bar", records, schema_id)
+        if not written:
             return
-        decoded = decoder.decode([r.value for r in ours if r.value is not None])
+        ours = [record for record, _, _ in written]
+        versions = np.array([version for _, _, version in written], np.uint8)
+        decoded = decoder.decode([value for _, value, _ in written], versions)
         over = decoded.columns.open_time_ns <= latest_ns - preset.interval_ns
         usable = np.flatnonzero(decoded.ok & decoded.columns.closed & over)
         for row, bar in zip(usable, bars_of(decoded.columns, usable), strict=True):
@@ -339,6 +342,21 @@ def landed(
     return Landed(kept, stated[2])
 
 
+def _written_as(
+    name: str, records: Sequence[Message], schema_id: int
+) -> list[tuple[Message, bytes, int]]:
+    """The records of `name`: of the newest version by our id, of an earlier one by its header."""
+    newest = SCHEMAS[name].version
+    valued = [(record, record.value) for record in records if record.value is not None]
+    ids = schema_ids([value for _, value in valued]).tolist()
+    found = []
+    for (record, value), number in zip(valued, ids, strict=True):
+        version = newest if number == schema_id else version_written(name, record.headers)
+        if version is not None and (version < newest or number == schema_id):
+            found.append((record, value, version))
+    return found
+
+
 def _outages_of(record: Message) -> tuple[Outage, ...] | None:
     """The statement of a heartbeat: none at all is one too. None for other records."""
     if record.value is not None:
@@ -356,12 +374,9 @@ def last_trade_ids(
     found: dict[str, int] = {}
 
     def take(records: Sequence[Message]) -> None:
-        values = [r.value for r in records if r.value is not None]
-        for value, found_id in zip(values, schema_ids(values), strict=True):
-            if found_id != schema_id:
-                continue
+        for _, value, version in _written_as("trade", records, schema_id):
             try:
-                trade = decode_record("trade", value)
+                trade = decode_record("trade", value, version)
             except ContractError:
                 continue  # another producer's record: the worker is the one who judges it
             symbol = trade["symbol"]

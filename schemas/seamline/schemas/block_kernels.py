@@ -7,7 +7,7 @@ besides, the rows of a block that is accepted or written are in strictly ascendi
 Must not know: Python objects, schema ids, digests.
 
 The matrices are those of `codec_kernels`. `meta` (int64) holds what is not an array: see M_*; times
-in it are milliseconds on the way out and nanoseconds on the way in.
+in it are in units of the wire on the way out and nanoseconds on the way in.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ M_COMPLETE = 4
 M_INTERVAL = 5
 M_SEQUENCE = 6
 M_LANDING = 7
+M_HAS_ASKED = 8
+M_ASKED = 9
 # Only on the way in: where the symbol and the digest are.
-M_SYMBOL_AT = 8
-M_SYMBOL_BYTES = 9
-M_DIGEST_AT = 10
-META_LENGTH = 11
+M_SYMBOL_AT = 10
+M_SYMBOL_BYTES = 11
+M_DIGEST_AT = 12
+META_LENGTH = 13
 
 DIGEST_BYTES = 32
 # A row has five doubles at least, so no block has more rows than its bytes / 40.
@@ -284,6 +286,22 @@ def _read_history(
 
 
 @njit
+def _read_asked(b: Array, p: int, end: int, version: int, meta: Array) -> int:
+    """When the source was asked, from version 2 on."""
+    meta[M_HAS_ASKED] = meta[M_ASKED] = 0
+    if version < 2:
+        return p
+    meta[M_HAS_ASKED], p = read_union(b, p, end)
+    if p < 0 or meta[M_HAS_ASKED] == 0:
+        return p
+    v, p = read_varint(b, p, end)
+    if p >= 0 and (v > US_MAX or v < -US_MAX):
+        return -TIME
+    meta[M_ASKED] = v * NS_PER_US
+    return p
+
+
+@njit
 def _check_times(times: Array, rows: int, start: int, stop: int) -> int:
     for k in range(rows):
         if times[k] < start or times[k] >= stop:
@@ -295,7 +313,13 @@ def _check_times(times: Array, rows: int, start: int, stop: int) -> int:
 
 @njit
 def decode_block(
-    b: Array, floats: Array, ints: Array, narrow: Array, small: Array, meta: Array
+    b: Array,
+    version: int,
+    floats: Array,
+    ints: Array,
+    narrow: Array,
+    small: Array,
+    meta: Array,
 ) -> int:
     """Number of rows, or minus the code. The matrices have room for len(b) // ROW_BYTES_MIN."""
     end = len(b)
@@ -311,6 +335,9 @@ def decode_block(
     if p < 0:
         return p
     p = _read_history(b, p, end, rows, ints, narrow, small, meta)
+    if p < 0:
+        return p
+    p = _read_asked(b, p, end, version, meta)
     if p < 0:
         return p
     if p != end:
@@ -415,4 +442,8 @@ def encode_block(
             w = _write_numbers(o, w, ints[5])
         else:
             w = _write_bytes(o, w, small[2])
+    o[w] = 2 * meta[M_HAS_ASKED]
+    w += 1
+    if meta[M_HAS_ASKED] == 1:
+        w = write_varint(o, w, meta[M_ASKED])
     return w

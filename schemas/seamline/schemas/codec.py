@@ -6,7 +6,8 @@ microseconds) to nanoseconds and back. Invariants: bad bytes are a code in a col
 records) or a ContractError with `reason` (blocks), never a crash or a wrong row; -0.0 reads as 0.0.
 `open_time_ns` must be whole milliseconds and `known_time_ns` whole microseconds, else encoding
 raises ContractError; `received_time_ns` is a clock reading and is cut to microseconds.
-Must not know: which schema id means which schema; the caller groups records by `schema_ids` first.
+Must not know: which schema id means which schema; the caller groups records by `schema_ids` first,
+and says which approved version wrote each.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from seamline.schemas import codec_kernels as kernels
 from seamline.schemas.codec_blocks import decode_block, encode_block
 from seamline.schemas.codec_kernels import REASONS, SYMBOL_BYTES_MAX
 from seamline.schemas.columns import I4, I8, U1, BarColumns, Bool, ConformedColumns
+from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.matrices import Matrices, of_bars, of_conformed, to_bars, to_conformed
 from seamline.schemas.records import decode_record, encode_record
-from seamline.schemas.wire import frame, joined, symbol_bytes_of
+from seamline.schemas.times import NS_PER_MS
+from seamline.schemas.wire import frame, joined, symbol_bytes_of, whole_one
 
 __all__ = [
     "REASONS",
@@ -50,10 +53,12 @@ class DecodedBars:
     """One row per record. `sid` is the index of the symbol in the decoder's `symbols`, -1 where it
     is not known; `code` indexes REASONS, `ok` is `code == 0`; columns of rows that are not ok are
     cleared. `explicit_null`: an optional field was sent with the value (NaN, -1) that means null
-    here, and reads as null."""
+    here, and reads as null. `interval_ns`: the length of the bar as its writer states it, 0 where
+    it states none."""
 
     sid: I4
     columns: BarColumns
+    interval_ns: I8
     ok: Bool
     code: U1
     explicit_null: Bool
@@ -126,11 +131,12 @@ class BarDecoder:
     def symbols(self) -> list[str]:
         return self.table.names
 
-    def decode(self, values: Sequence[bytes]) -> DecodedBars:
-        """All records of one writer schema `bar`; the id itself is not looked at."""
-        matrices, sid, code = _decode(values, self.table, conformed=False)
+    def decode(self, values: Sequence[bytes], versions: int | U1 | None = None) -> DecodedBars:
+        """Records of writer schemas `bar`: all of one version (none given: the newest), or one
+        version a record. The ids themselves are not looked at."""
+        matrices, sid, code = _decode(values, self.table, "bar", versions)
         null = matrices.small[3].view(np.bool_)
-        return DecodedBars(sid, to_bars(matrices), code == 0, code, null)
+        return DecodedBars(sid, to_bars(matrices), matrices.ints[5], code == 0, code, null)
 
 
 class ConformedDecoder:
@@ -146,8 +152,9 @@ class ConformedDecoder:
         return self.table.names
 
     def decode(self, values: Sequence[bytes]) -> DecodedConformed:
-        """All records of one writer schema `conformed_bar`; the id itself is not looked at."""
-        matrices, sid, code = _decode(values, self.table, conformed=True)
+        """Records of writer schemas `conformed_bar`, whose versions all have one layout; the ids
+        themselves are not looked at."""
+        matrices, sid, code = _decode(values, self.table, "conformed_bar", None)
         null = matrices.small[3].view(np.bool_)
         return DecodedConformed(sid, to_conformed(matrices), code == 0, code, null)
 
@@ -160,14 +167,21 @@ def schema_ids(values: Sequence[bytes]) -> I8:
     return out
 
 
-def encode_bars(symbols: Sequence[str], columns: BarColumns, schema_id: int) -> list[bytes]:
-    """One framed record per row; `symbols` has one symbol per row."""
+def encode_bars(
+    symbols: Sequence[str], columns: BarColumns, schema_id: int, interval_ns: int = 0
+) -> list[bytes]:
+    """One framed record per row; `symbols` has one symbol per row. `interval_ns`: the length that
+    all of these bars state, 0 to state none; it must be whole milliseconds."""
     known: dict[str, int] = {}
     sid = np.fromiter(
         (known.setdefault(symbol, len(known)) for symbol in symbols), np.int32, len(symbols)
     )
     encoded = [symbol_bytes_of(symbol) for symbol in known]
-    return _encode(encoded, sid, of_bars(columns), frame(schema_id), conformed=False)
+    matrices = of_bars(columns)
+    matrices.ints[5] = whole_one(interval_ns, NS_PER_MS, "interval_ns")
+    if interval_ns < 0:
+        raise ContractError("below 0", parameter="interval_ns", value=interval_ns)
+    return _encode(encoded, sid, matrices, frame(schema_id), conformed=False)
 
 
 def encode_conformed(
@@ -180,13 +194,19 @@ def encode_conformed(
 
 
 def _decode(
-    values: Sequence[bytes], table: SymbolTable, *, conformed: bool
+    values: Sequence[bytes], table: SymbolTable, name: str, versions: int | U1 | None
 ) -> tuple[Matrices, I4, U1]:
     rows = len(values)
+    newest = SCHEMAS[name].version
+    given = newest if versions is None else versions
+    each = np.full(rows, given, np.uint8) if isinstance(given, int) else given
+    if len(each) != rows or (rows and not 1 <= each.min() <= each.max() <= newest):
+        raise UsageError("not a version of each record", parameter="versions", value=versions)
+    conformed = name == "conformed_bar"
     buffer, ends = joined(values)
     matrices = Matrices.empty(rows)
     sid, code = np.empty(rows, np.int32), np.empty(rows, np.uint8)
-    kernels.decode_rows(buffer, ends, conformed, table.arrays, *matrices, sid, code)
+    kernels.decode_rows(buffer, ends, conformed, each, table.arrays, *matrices, sid, code)
     table.refresh()
     return matrices, sid, code
 

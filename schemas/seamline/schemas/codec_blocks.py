@@ -7,15 +7,20 @@ digest is true (`fingerprint.block_digest` tells), which schema id means which s
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from seamline.schemas import block_kernels as kernels
 from seamline.schemas.codec_kernels import REASONS, SYMBOL_BYTES_MAX
 from seamline.schemas.columns import Block
-from seamline.schemas.errors import ContractError
+from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.matrices import Matrices, of_conformed, to_conformed
-from seamline.schemas.times import NS_PER_MS
+from seamline.schemas.times import NS_PER_MS, NS_PER_US
 from seamline.schemas.wire import frame, symbol_bytes_of, whole_one
+
+NEWEST: Final = SCHEMAS["bar_block"].version
 
 
 def encode_block(block: Block, schema_id: int) -> bytes:
@@ -45,14 +50,18 @@ def encode_block(block: Block, schema_id: int) -> bytes:
     return out[:size].tobytes()
 
 
-def decode_block(value: bytes) -> Block:
-    """The block of one framed record of the writer schema `bar_block`; the id is not looked at.
+def decode_block(value: bytes, version: int | None = None) -> Block:
+    """The block of one framed record of this version of `bar_block`, the newest where none is
+    given; the id is not looked at.
 
     Raises ContractError with `reason` (one of REASONS) for bytes that are no block.
     """
+    written = NEWEST if version is None else version
+    if not 1 <= written <= NEWEST:
+        raise UsageError("no such version", parameter="version", value=version)
     matrices = Matrices.empty(len(value) // kernels.ROW_BYTES_MIN)
     meta = np.empty(kernels.META_LENGTH, np.int64)
-    rows = kernels.decode_block(np.frombuffer(value, np.uint8), *matrices, meta)
+    rows = kernels.decode_block(np.frombuffer(value, np.uint8), written, *matrices, meta)
     if rows < 0:
         raise _refused("block", value, -rows)
     numbers = meta.tolist()
@@ -70,11 +79,12 @@ def decode_block(value: bytes) -> Block:
         digest=value[digest_at : digest_at + kernels.DIGEST_BYTES],
         sequence=numbers[kernels.M_SEQUENCE],
         landing=bool(numbers[kernels.M_LANDING]),
+        asked_time_ns=numbers[kernels.M_ASKED] if numbers[kernels.M_HAS_ASKED] else None,
     )
 
 
 def _meta(block: Block) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    complete = block.complete_through_ns
+    complete, asked = block.complete_through_ns, block.asked_time_ns
     return np.array(
         [
             whole_one(block.block_start_ns, NS_PER_MS, "block_start_ns"),
@@ -85,6 +95,8 @@ def _meta(block: Block) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
             whole_one(block.interval_ns, NS_PER_MS, "interval_ns"),
             block.sequence,
             block.landing,
+            asked is not None,
+            0 if asked is None else asked // NS_PER_US,
             *([0] * (kernels.META_LENGTH - kernels.M_SYMBOL_AT)),
         ],
         np.int64,

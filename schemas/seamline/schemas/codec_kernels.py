@@ -3,12 +3,14 @@
 Decides: which bytes are a bar, and its code when they are not. Invariants: no byte outside
 `[start, end)` of a record is read, whatever it says; every loop consumes input or is bounded by the
 room of its output; a row that is not ok has cleared columns; only rows that were read to their end
-put a symbol into the table. A reader of bytes returns its next position, or minus the code.
+put a symbol into the table; each row is read as the version of its writer. A reader of bytes
+returns its next position, or minus the code.
 Must not know: Python objects, schema ids, what the values mean.
 
 Columns travel as rows of four matrices, so that there is one compiled signature:
 floats (float64): open, high, low, close, volume, quote_volume
-ints (int64): open_time, trades, first_trade_id, last_trade_id, received_time, known_time
+ints (int64): open_time, trades, first_trade_id, last_trade_id, received_time, and known_time of
+conformed bars or the stated interval of landing bars
 narrow (int32): revision, flags
 small (uint8): source, closed, origin, "a value equal to the null marker was sent"
 """
@@ -55,7 +57,8 @@ NS_PER_US = 1_000
 MS_MAX = (2**63 - 1) // NS_PER_MS
 US_MAX = (2**63 - 1) // NS_PER_US
 # Of a flat bar without its symbol: frame 5, length 1, five doubles, quote 9, three ids of 11,
-# times 10 + 10 + 10, source 1, closed or origin 1, revision and flags 5 + 5.
+# times (or two of them and an interval) 10 + 10 + 10, source 1, closed or origin 1, revision and
+# flags 5 + 5.
 ROW_BYTES_MAX = 160
 
 # The checker sees one kind of integer; numba sees the casts.
@@ -252,10 +255,24 @@ def _read_optionals(
 
 @njit
 def _read_tail(
-    b: Array, p: int, end: int, conformed: bool, i: int, ints: Array, narrow: Array, small: Array
+    b: Array,
+    p: int,
+    end: int,
+    conformed: bool,
+    version: int,
+    i: int,
+    ints: Array,
+    narrow: Array,
+    small: Array,
 ) -> int:
-    """What follows received_time in a conformed bar."""
+    """What follows received_time: in a conformed bar, or in a landing bar from version 2 on."""
     if not conformed:
+        ints[5, i] = 0
+        if version < 2:
+            return p
+        ints[5, i], p = read_varint(b, p, end)
+        if p >= 0 and (ints[5, i] < 0 or ints[5, i] > MS_MAX):
+            return -NUMBER
         return p
     for j in range(2):
         v, p = read_varint(b, p, end)
@@ -282,6 +299,7 @@ def _decode_row(
     p: int,
     end: int,
     conformed: bool,
+    version: int,
     i: int,
     floats: Array,
     ints: Array,
@@ -328,7 +346,7 @@ def _decode_row(
     ints[4, i], p = read_varint(b, p, end)
     if p < 0:
         return -p, none, none
-    p = _read_tail(b, p, end, conformed, i, ints, narrow, small)
+    p = _read_tail(b, p, end, conformed, version, i, ints, narrow, small)
     if p < 0:
         return -p, none, none
     if p != end:
@@ -344,6 +362,8 @@ def _times_to_ns(conformed: bool, i: int, ints: Array) -> int:
         if ints[5, i] > US_MAX or ints[5, i] < -US_MAX:
             return TIME
         ints[5, i] *= NS_PER_US
+    else:
+        ints[5, i] *= NS_PER_MS
     ints[0, i] *= NS_PER_MS
     ints[4, i] *= NS_PER_US
     return OK
@@ -367,6 +387,7 @@ def decode_rows(
     b: Array,
     ends: Array,
     conformed: bool,
+    versions: Array,
     table: Table,
     floats: Array,
     ints: Array,
@@ -375,14 +396,15 @@ def decode_rows(
     sid: Array,
     code: Array,
 ) -> None:
-    """Record i is `b[ends[i-1]:ends[i]]`. A row with a bad time keeps its symbol number."""
+    """Record i is `b[ends[i-1]:ends[i]]`, of the writer's version `versions[i]`. A row with a bad
+    time keeps its symbol number."""
     t8 = np.empty(8, np.uint8)
     tf = t8.view(np.float64)
     start = i64(0)
     for i in range(len(ends)):
         end = ends[i]
         found, at, length = _decode_row(
-            b, start, end, conformed, i, floats, ints, narrow, small, t8, tf
+            b, start, end, conformed, versions[i], i, floats, ints, narrow, small, t8, tf
         )
         sid[i] = -1
         if found == OK:
@@ -456,4 +478,5 @@ def encode_rows(
         else:
             out[w] = small[1, i]
             w = write_varint(out, w + 1, ints[4, i])
+            w = write_varint(out, w, ints[5, i])
         out_ends[i] = w

@@ -176,6 +176,8 @@ class Block:
     it before `complete_through_ns` are in (None: no such promise). `landing` says that revision,
     flags, known time and origin are not on the wire (they read as 0). `sequence` is the number of
     the seal that covers this version (0 on landing). `digest` is `fingerprint.block_digest`.
+    `asked_time_ns` is the source's clock when it was asked for these bars, cut to microseconds on
+    the wire; None in storage, and where the writer does not say.
     """
 
     symbol: str
@@ -188,3 +190,4 @@ class Block:
     digest: bytes
     sequence: int = 0
     landing: bool = False
+    asked_time_ns: int | None = None

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.topics import FINGERPRINT_HEADER_CHARS
+from seamline.schemas.topics import FINGERPRINT_HEADER_CHARS, HEADER_FINGERPRINT
 
 BACKWARD_TRANSITIVE: Final = "BACKWARD_TRANSITIVE"
 FULL_TRANSITIVE: Final = "FULL_TRANSITIVE"
@@ -104,6 +104,16 @@ def by_text(text: str) -> Schema | None:
 def approved() -> tuple[Schema, ...]:
     """Every approved version of every record, by name and version."""
     return tuple(sorted(_APPROVED.values(), key=lambda schema: (schema.name, schema.version)))
+
+
+def version_written(name: str, headers: Iterable[tuple[str, bytes | None]]) -> int | None:
+    """The version of the record `name` that the fingerprint header of a record of ours says; None
+    where there is no such header, or where it says no approved version of `name`."""
+    for key, value in headers:
+        if key == HEADER_FINGERPRINT and value is not None:
+            found = by_fingerprint(value)
+            return found.version if found is not None and found.name == name else None
+    return None
 
 
 def subject_rules(kind: str) -> Mapping[str, SubjectRule]:

@@ -3,7 +3,8 @@
 Decides: how a record reads inside. Every field with a timestamp type is called `<field>_ns` and is
 an int of UTC nanoseconds; enums are their symbols, the rest is as in the schema. Invariants:
 unknown fields, and missing ones without a default, are refused; so are times that the wire's unit
-cannot hold, except `received_time_ns`, which is cut. Must not know: bars in bulk (`codec` has them
+cannot hold, except `received_time_ns`, which is cut. Every approved version is read; what an older
+one does not have reads as the default of the newest. Must not know: bars in bulk (`codec` has them
 in columns).
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import fastavro
 
-from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.contract import SCHEMAS, approved
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.times import INT64_MAX, NS_PER_MS, NS_PER_US
 from seamline.schemas.wire import FRAME_BYTES, frame, whole_one
@@ -61,12 +62,16 @@ def encode_record(name: str, record: Mapping[str, Any], schema_id: int) -> bytes
     return frame(schema_id) + write_wire(name, wire)
 
 
-def decode_record(name: str, value: bytes) -> dict[str, Any]:
-    """The fields of one framed record, written with the newest approved version of `name`.
+def decode_record(name: str, value: bytes, version: int | None = None) -> dict[str, Any]:
+    """The fields of one framed record, written with this approved version of `name`, the newest
+    where none is given; the fields are always those of the newest.
 
     Raises ContractError with `reason` for bytes that are no such record.
     """
-    shape = _shape(name)
+    newest = _shape(name)
+    shape = newest if version is None else _SHAPES_OF.get((name, version))
+    if shape is None:
+        raise UsageError("no such version", parameter="version", value=version)
     if len(value) < FRAME_BYTES or value[0] != 0:
         raise _refused(name, value, "not_framed")
     stream = io.BytesIO(value)
@@ -82,8 +87,11 @@ def decode_record(name: str, value: bytes) -> dict[str, Any]:
     ints = (wire[field] for field in shape.ints)
     if _written(shape, wire) != value[FRAME_BYTES:] or any(not -INT32 <= n < INT32 for n in ints):
         raise _refused(name, value, "bad_number")
-    inside = {field: _to_ns(wire[on_wire], unit) for field, (on_wire, unit) in shape.fields.items()}
-    for field, (_, unit) in shape.fields.items():
+    inside = {
+        field: _to_ns(wire[on_wire], unit) if on_wire in wire else _own(newest.defaults[field])
+        for field, (on_wire, unit) in newest.fields.items()
+    }
+    for field, (_, unit) in newest.fields.items():
         if unit and inside[field] is not None and abs(inside[field]) > INT64_MAX:
             raise _refused(name, value, "invalid_timestamp")
     return inside
@@ -119,6 +127,11 @@ def _to_wire(parameter: str, value: Any, unit: int) -> Any:
 
 def _to_ns(value: Any, unit: int) -> Any:
     return value * unit if unit and value is not None else value
+
+
+def _own(default: Any) -> Any:
+    """A default as the caller's own: a map or a list of it may be changed."""
+    return type(default)(default) if isinstance(default, dict | list) else default
 
 
 def _refused(name: str, value: bytes, reason: str) -> ContractError:
@@ -164,6 +177,13 @@ def _shape_of(text: str) -> _Shape:
 _PARSED: Final[Mapping[str, Any]] = {
     name: fastavro.parse_schema(_plain(json.loads(schema.text))) for name, schema in SCHEMAS.items()
 }
+_SHAPES_OF: Final[Mapping[tuple[str, int], _Shape]] = {
+    (schema.name, schema.version): _shape_of(schema.text)
+    for schema in approved()
+    if schema.name != "bar_block"
+}
 _SHAPES: Final[Mapping[str, _Shape]] = {
-    name: _shape_of(schema.text) for name, schema in SCHEMAS.items() if name != "bar_block"
+    name: _SHAPES_OF[name, schema.version]
+    for name, schema in SCHEMAS.items()
+    if name != "bar_block"
 }

@@ -102,7 +102,7 @@ class LandingRecords:
         return ((HEADER_FINGERPRINT, SCHEMAS[schema].header), (HEADER_PRODUCER, self.name))
 
     def _flat(self, symbol: str, bars: BarColumns) -> list[bytes]:
-        return encode_bars([symbol] * len(bars), bars, self.ids["bar"])
+        return encode_bars([symbol] * len(bars), bars, self.ids["bar"], self.preset.interval_ns)
 
     def _blocks(self, symbol: str, bars: BarColumns) -> Iterator[tuple[bytes, int]]:
         """One for each span that has bars, oldest first. Without a promise of completeness: whoever

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from seamline.connectors.kafka.reader import Message, Tail, read_range
 from seamline.schemas.codec import ConformedDecoder, decode_record
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import Block, ConformedColumns
-from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.contract import version_written
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
@@ -185,8 +185,7 @@ class SeamSource:
             if message.value is None:
                 raise _refused(message, "a block was removed", "removed")
             self._check(message, "storage")
-            _check_schema(message, "storage")
-            block = decode_block(message.value)
+            block = decode_block(message.value, _version(message, "storage"))
             if self.contract is not None:
                 self.contract.check_values(SCHEMA_OF["storage"], [message], block.columns)
             if (block.symbol, block.block_start_ns) != (symbol, start_ns):
@@ -201,8 +200,7 @@ class SeamSource:
             if message.value is None:
                 raise _refused(message, "a seal was removed", "removed")
             self._check(message, "seals")
-            _check_schema(message, "seals")
-            record = decode_record("seal", message.value)
+            record = _fields(message, message.value, "seals")
             if record["symbol"] != symbol:
                 raise _refused(message, "the key is not the seal's", "key_differs")
             yield SealFacts(
@@ -228,8 +226,7 @@ class SeamSource:
                 yield symbol, start_ns, None
                 continue
             self._check(message, "gaps")
-            _check_schema(message, "gaps")
-            record = decode_record("gap", message.value)
+            record = _fields(message, message.value, "gaps")
             if (record["symbol"], record["start_ns"]) != (symbol, start_ns):
                 raise _refused(message, "the key is not the entry's", "key_differs")
             facts = GapFacts(start_ns, record["end_ns"], record["cause"], record["known_time_ns"])
@@ -242,8 +239,7 @@ class SeamSource:
             if message.value is None:
                 continue
             self._check(message, "positions")
-            _check_schema(message, "positions")
-            record = decode_record("position", message.value)
+            record = _fields(message, message.value, "positions")
             found.known_ns[message.partition] = record["known_time_ns"]
             if record["watermark_ns"] is not None:
                 found.watermarks_ns[message.partition] = record["watermark_ns"]
@@ -259,9 +255,9 @@ class SeamSource:
         if self.contract is not None:
             self.contract.check_records(SCHEMA_OF[role], wanted)
         for headers in {m.headers for m in wanted}:
-            if not _fits(headers, role):
+            if version_written(SCHEMA_OF[role], headers) is None:
                 first = next(m for m in wanted if m.headers == headers)
-                raise _refused(first, "not the approved schema", "unknown_schema")
+                raise _refused(first, "not an approved schema", "unknown_schema")
         values = [m.value for m in wanted if m.value is not None]
         if len(values) != len(wanted):
             raise _refused(wanted[0], "a row without a value among these", "removed")
@@ -297,14 +293,16 @@ def _key(message: Message) -> bytes:
     return message.key
 
 
-def _fits(headers: Iterable[tuple[str, bytes]], role: str) -> bool:
-    expected = SCHEMAS[SCHEMA_OF[role]].header
-    return any(name == HEADER_FINGERPRINT and value == expected for name, value in headers)
+def _version(message: Message, role: str) -> int:
+    """Which approved version of the role's record wrote it."""
+    version = version_written(SCHEMA_OF[role], message.headers)
+    if version is None:
+        raise _refused(message, "not an approved schema", "unknown_schema")
+    return version
 
 
-def _check_schema(message: Message, role: str) -> None:
-    if not _fits(message.headers, role):
-        raise _refused(message, "not the approved schema", "unknown_schema")
+def _fields(message: Message, value: bytes, role: str) -> dict[str, Any]:
+    return decode_record(SCHEMA_OF[role], value, _version(message, role))
 
 
 def _refused(message: Message, what: str, cause: str) -> ContractError:

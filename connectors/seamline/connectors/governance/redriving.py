@@ -259,7 +259,8 @@ def fields_of(kept: Kept, resolve: Resolve) -> Fields | None:
     if found is None or found[0] not in (BAR, BLOCK, TRADE):
         return None
     try:
-        return decoded(found[1], found[0])
+        name, version, value = found
+        return decoded(value, name, version)
     except ContractError:
         return None
 

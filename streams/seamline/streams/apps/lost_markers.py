@@ -26,6 +26,7 @@ from seamline.connectors.kafka.producer import TransactionalProducer
 from seamline.connectors.kafka.reader import UNCOMMITTED, Message, ReaderSettings, read_range
 from seamline.schemas.codec import ConformedDecoder, encode_conformed, schema_ids
 from seamline.schemas.columns import CONFIRMED
+from seamline.schemas.contract import version_written
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import HEADER_ORIGIN_TOPIC, parse_topic
@@ -162,7 +163,8 @@ def _trace(message: Message, visible: bool) -> Trace:
     known_ns: int | None = None
     if schema is not None and message.value is not None:
         try:
-            known_ns = decode_record(schema, message.value)["known_time_ns"]
+            version = version_written(schema, message.headers)
+            known_ns = decode_record(schema, message.value, version)["known_time_ns"]
         except ContractError:
             known_ns = None  # nothing that an owner wrote
     return Trace(known_ns, message.timestamp_ms, visible)

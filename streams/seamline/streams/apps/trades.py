@@ -48,6 +48,7 @@ from seamline.streams.kernel.protocol import (
     Step,
 )
 from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
+from seamline.streams.kernel.rebuild import newest_records, read_fields
 from seamline.streams.kernel.rules import QUARANTINE, RULES, fate
 from seamline.streams.kernel.stage import fingerprint_header
 from seamline.streams.kernel.writers import UNDECODABLE, UNKNOWN_SCHEMA, Resolve, Writer, writer_of
@@ -202,7 +203,7 @@ class TradesMachine:
             if value is None:
                 return Judged((UNKNOWN_SCHEMA,), "does not resolve as trade")
         try:
-            trade = decode_record("trade", value or b"")
+            trade = decode_record("trade", value or b"", writer.version)
         except ContractError as error:
             return Judged((UNDECODABLE,), str(error.fields.get("reason", "")))
         return self._judge_trade(record, trade, writer, clock_ns)
@@ -280,8 +281,8 @@ class TradesFactory:
         return [topic_name(self.preset.id, role) for role in ("quarantine", "positions")]
 
     def rebuild(self, reader: PartitionReader) -> TradesMachine:
-        found = reader.latest(topic_name(self.preset.id, "positions"))
-        last = decode_record("position", found[-1][1]) if found else {}
+        found = newest_records(reader, topic_name(self.preset.id, "positions"))
+        last = read_fields("position", found[-1]) if found else {}
         return TradesMachine(
             preset=self.preset,
             partition=reader.partition,

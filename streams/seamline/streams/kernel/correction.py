@@ -48,7 +48,12 @@ _ROW: Final[Mapping[str, tuple[str, bool]]] = {
     "received_time_ns": (_TIME, False),
 }
 FIELDS: Final[Mapping[str, Mapping[str, tuple[str, bool]]]] = {
-    BAR: {"symbol": (_TEXT, False), **_ROW, "closed": (_TRUTH, False)},
+    BAR: {
+        "symbol": (_TEXT, False),
+        **_ROW,
+        "closed": (_TRUTH, False),
+        "interval_ms": (_WHOLE, False),
+    },
     BLOCK: {
         "symbol": (_TEXT, False),
         **dict.fromkeys(("block_start_ns", "block_end_ns", "range_start_ns"), (_TIME, False)),
@@ -59,14 +64,15 @@ FIELDS: Final[Mapping[str, Mapping[str, tuple[str, bool]]]] = {
 ROWS: Final = "rows"
 
 
-def decoded(value: bytes, name: str) -> dict[str, Any]:
-    """The fields of a framed bar, block or trade, as JSON takes them.
+def decoded(value: bytes, name: str, version: int | None = None) -> dict[str, Any]:
+    """The fields of a framed bar, block or trade of a version (none given: the newest), as JSON
+    takes them.
 
     Raises ContractError for bytes that are none.
     """
     if name != BLOCK:
-        return {field: _shown(each) for field, each in decode_record(name, value).items()}
-    block = decode_block(value)
+        return {field: _shown(each) for field, each in decode_record(name, value, version).items()}
+    block = decode_block(value, version)
     head = {field: getattr(block, field) for field in FIELDS[BLOCK]}
     return {**head, ROWS: [_row(block, at) for at in range(len(block.columns))]}
 

@@ -15,8 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from seamline.schemas.codec_blocks import decode_block
-from seamline.schemas.columns import PARTIAL
+from seamline.schemas.columns import PARTIAL, Block
 from seamline.schemas.outages import OUTAGES_MAX, Outage
 from seamline.schemas.preset import Preset
 from seamline.streams.kernel.block_index import BlockIndex, Entry
@@ -52,7 +51,7 @@ class GapBook:
         preset: Preset,
         level: Level,
         index: BlockIndex,
-        load: Callable[[Entry], bytes],
+        load: Callable[[Entry], Block],
         parent: GapBook | None,
     ) -> None:
         self.ledgers: dict[int, Ledger] = {}
@@ -230,7 +229,7 @@ class GapBook:
         entry = self._index.get(level.symbols[symbol], self._time_of(block))
         if entry is None or not entry.rows or cell >= level.state.sym[symbol, S_FRONTIER]:
             return None
-        columns = decode_block(self._load(entry)).columns
+        columns = self._load(entry).columns
         at = int(np.searchsorted(columns.open_time_ns, self._time_of(cell)))
         if at == len(columns) or columns.open_time_ns[at] != self._time_of(cell):
             return None

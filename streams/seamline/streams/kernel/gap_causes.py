@@ -151,8 +151,10 @@ def verdict(gap: Interval, evidence: Evidence) -> Rule:
 
 def written_as(found: Cause, because: str | None) -> Rule:
     """The row that a ledger entry was written by; an entry without its reason, or with one that no
-    row has any more, gets a row of its cause, and its own when it is judged again."""
+    row has any more, gets a row of its cause, and its own when it is judged again. A cause that no
+    row states (a newer program wrote it) is not known here."""
     rows = [rule for rule in TABLE if rule.cause == found]
+    rows = rows or [rule for rule in TABLE if rule.cause == UNKNOWN]
     return next((rule for rule in rows if rule.because == because), rows[0])
 
 

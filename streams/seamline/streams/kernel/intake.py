@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from seamline.schemas.codec import REASONS, BarDecoder, schema_ids
 from seamline.schemas.codec_blocks import decode_block
-from seamline.schemas.columns import BACKFILL, I8, LIVE, BarColumns, Block, Bool
+from seamline.schemas.columns import BACKFILL, I8, LIVE, U1, BarColumns, Block, Bool
 from seamline.schemas.drift import Drift
 from seamline.schemas.errors import ContractError
 from seamline.schemas.fingerprint import block_digest
@@ -75,6 +75,7 @@ WRONG_PARTITION: Final = "wrong_partition"
 KEY_MISMATCH: Final = "key_mismatch"
 NULL_VALUE: Final = "null_value"
 INVALID_BLOCK: Final = "invalid_block"
+WRONG_INTERVAL: Final = "wrong_interval"
 INVALID_TIMESTAMP: Final = "invalid_timestamp"
 TOO_MANY_SYMBOLS: Final = "too_many_symbols"
 FINGERPRINT_MISMATCH: Final = "fingerprint_mismatch"
@@ -133,15 +134,17 @@ class Taken:
 class Part:
     """Records of one step, and what their writer schemas make of them, by their place in it.
 
-    `marks`: bits of rules that all rows of a record break and pass with; `values`: what is decoded
-    instead of a drifted record's own bytes; `why`: schema id, or place, -> reason and detail;
-    `redriven`: those that come back out of quarantine.
+    `marks`: bits of rules that all rows of a record break and pass with; `versions`: of the schemas
+    that the values are of; `values`: what is decoded instead of a drifted record's own bytes;
+    `why`: schema id, or place, -> reason and detail; `redriven`: those that come back out of
+    quarantine.
     """
 
     records: Sequence[Record]
     ids: I8
     kinds: NDArray[np.uint8]
     marks: I8
+    versions: U1
     values: dict[int, bytes] = field(default_factory=dict)
     why: dict[int, tuple[str, str]] = field(default_factory=dict)
     why_at: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -232,7 +235,10 @@ class Intake:
         however many records name it."""
         ids = schema_ids([record.value or b"" for record in records])
         kinds = np.full(len(records), REFUSED, np.uint8)
-        part = Part(records, ids, kinds, np.zeros(len(records), np.int64))
+        part = Part(
+            *(records, ids, kinds, np.zeros(len(records), np.int64)),
+            np.zeros(len(records), np.uint8),
+        )
         headers: dict[int, bytes] = {}
         for number in np.unique(ids).tolist():
             places = ids == number
@@ -241,6 +247,7 @@ class Intake:
             if writer.name:
                 part.kinds[places] = BLOCK if writer.name == "bar_block" else FLAT
                 part.marks[places] = sum(BITS[rule] for rule in writer.broken)
+                part.versions[places] = writer.version
                 headers[number] = writer.header
                 part.why[number] = FINGERPRINT_MISMATCH, f"{writer.detail}, the header says another"
                 if writer.drift is not None:
@@ -317,7 +324,7 @@ class Intake:
             values = [part.value(at) for at in places.tolist()]
         else:
             values = [record.value or b"" for record in records]
-        decoded = self._decoder.decode(values)
+        decoded = self._decoder.decode(values, part.versions[places])
         self._learn()
         rows, rules = self._judged(decoded.columns, clock_ns)
         rules |= part.marks[places]
@@ -332,7 +339,9 @@ class Intake:
         wrong_key = np.zeros(len(records), bool)
         if keys != expected:
             wrong_key[:] = [a != b for a, b in zip(keys, expected, strict=True)]
-        timed = decoded.ok & ~wrong_key & (ids >= 0)
+        stated = decoded.interval_ns
+        other = (stated != 0) & (stated != self._preset.interval_ns)
+        timed = decoded.ok & ~wrong_key & (ids >= 0) & ~other
         good = timed & ~blocked
         # A bar of the future has no time to believe, a preview is not the bar.
         timed &= decoded.columns.closed & (rules & FUTURE_TIME == 0)
@@ -342,6 +351,8 @@ class Intake:
         taken.bars += int(np.count_nonzero(keep))
         for at in np.flatnonzero(~good).tolist():
             reason, detail = self._flat_reason(decoded.code[at], ids[at], wrong_key[at], rules[at])
+            if other[at]:
+                reason, detail = WRONG_INTERVAL, f"a bar of {stated[at]} ns"
             taken.refuse(records[at], reason, detail, symbol=int(ids[at]))
         for at in self._count(taken, ids, rules, good):
             taken.fail(records[at], first_rule(int(rules[at])), "")
@@ -406,7 +417,7 @@ class Intake:
         """Rows of one block message: its claim, its bars, its end."""
         record = part.records[place]
         try:
-            block = decode_block(part.value(place))
+            block = decode_block(part.value(place), int(part.versions[place]))
         except ContractError as error:
             reason = str(error.fields.get("reason", ""))
             shown = INVALID_TIMESTAMP if reason == INVALID_TIMESTAMP else UNDECODABLE

@@ -18,7 +18,8 @@ import numpy as np
 
 from seamline.schemas.codec import ConformedDecoder
 from seamline.schemas.codec_blocks import decode_block
-from seamline.schemas.columns import I8, SOURCES, ConformedColumns
+from seamline.schemas.columns import I8, SOURCES, Block, ConformedColumns
+from seamline.schemas.contract import version_written
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.outages import parse_spans
 from seamline.schemas.preset import Preset
@@ -122,14 +123,32 @@ def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
 
 def _position(setting: Setting, reader: PartitionReader) -> tuple[Mapping[str, Any], bytes | None]:
     """The newest position, and the venue's statement that came with it."""
-    found = _newest(reader, topic_name(setting.preset.id, "positions"))
+    found = newest_records(reader, topic_name(setting.preset.id, "positions"))
     if not found:
         return NO_POSITION, None
     record = found[-1]
-    return decode_record("position", record.value or b""), header_of(record, HEADER_OUTAGES)
+    return read_fields("position", record), header_of(record, HEADER_OUTAGES)
 
 
-def _newest(reader: PartitionReader, topic: str) -> list[Stored]:
+def read_fields(name: str, record: Stored) -> dict[str, Any]:
+    """The fields of a small record of ours, of whatever approved version."""
+    return decode_record(name, record.value or b"", _version(name, record))
+
+
+def _version(name: str, record: Stored) -> int:
+    version = version_written(name, record.headers)
+    if version is None:
+        raise ContractError(
+            f"no approved version of {name}",
+            parameter=record.topic,
+            value=record.offset,
+            fix="Allow only workers to write to it, and run none that is older than the newest",
+            reason="unknown_schema",
+        )
+    return version
+
+
+def newest_records(reader: PartitionReader, topic: str) -> list[Stored]:
     """The newest record of each key in offset order, no tombstones; `latest` with headers."""
     newest: dict[bytes | None, Stored] = {}
     for records in reader.range(topic, None):
@@ -193,6 +212,7 @@ def _stage(
             setting.ids,
             parent=before[0] if before else None,
             calendar=setting.calendar,
+            owner=setting.owner,
         )
         claims = _seals(stage, reader)
         _ledgers(stage, reader)
@@ -204,28 +224,32 @@ def _stage(
     return stage
 
 
-def _load(reader: PartitionReader, topic: str, index: BlockIndex, entry: Entry) -> bytes:
+def _load(reader: PartitionReader, topic: str, index: BlockIndex, entry: Entry) -> Block:
     """The newest version of a block. An index that names something else is emptied: it is only a
     copy, and the next machine makes it anew from storage. No record is to blame for it."""
     try:
-        value = reader.one(topic, entry.offset).value
+        record = reader.one(topic, entry.offset)
     except ContractError:
-        value = None
-    if value is None:
+        record = None
+    if record is None or record.value is None:
         index.clear()
         raise TransportError(
             "the block index named what storage does not have; it was emptied and is made anew",
             parameter="storage",
             value=f"{entry.symbol}@{entry.start_ns}",
         )
-    return value
+    return _block(record)
+
+
+def _block(record: Stored) -> Block:
+    return decode_block(record.value or b"", _version("bar_block", record))
 
 
 def _entries(records: Iterable[Stored]) -> Iterable[Entry]:
     for record in records:
         if record.key is None or record.value is None:
             continue
-        block = decode_block(record.value)
+        block = _block(record)
         through = block.complete_through_ns
         yield Entry(
             *(*parse_storage_key(record.key), block.digest, len(block.columns)),
@@ -261,8 +285,8 @@ def _seals(stage: Stage, reader: PartitionReader) -> dict[int, bytes]:
     """Returns what sources were asked for that no block says, by symbol."""
     level = stage.level
     claims: dict[int, bytes] = {}
-    for record in _newest(reader, topic_name(stage.preset.id, "seals")):
-        seal = decode_record("seal", record.value or b"")
+    for record in newest_records(reader, topic_name(stage.preset.id, "seals")):
+        seal = read_fields("seal", record)
         symbol = level.symbol_id(parse_symbol_key(record.key or b""))
         claims[symbol] = header_of(record, HEADER_CLAIMS) or b""
         level.state.sym[symbol, S_FRONTIER] = stage.cell_of(seal["frontier_ns"])
@@ -299,9 +323,9 @@ def _claims(stage: Stage, claims: Mapping[int, bytes]) -> None:
 def _ledgers(stage: Stage, reader: PartitionReader) -> None:
     gaps: dict[int, list[tuple[int, int]]] = {}
     causes: dict[int, dict[int, Rule]] = {}
-    for key, value, _ in reader.latest(topic_name(stage.preset.id, "gaps")):
-        name, _ = parse_gap_key(key)
-        gap = decode_record("gap", value)
+    for record in newest_records(reader, topic_name(stage.preset.id, "gaps")):
+        name, _ = parse_gap_key(record.key or b"")
+        gap = read_fields("gap", record)
         interval = stage.cell_of(gap["start_ns"]), stage.cell_of(gap["end_ns"])
         symbol = stage.level.symbol_id(name)
         gaps.setdefault(symbol, []).append(interval)

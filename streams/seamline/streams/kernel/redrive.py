@@ -43,7 +43,7 @@ from seamline.schemas.topics import (
 )
 from seamline.schemas.wire import schema_id_of
 from seamline.streams.kernel.protocol import Header, Stored
-from seamline.streams.kernel.writers import Drifted, Resolve
+from seamline.streams.kernel.writers import Drifted, Resolve, version_read
 
 # How a kept record was settled: it went back, an older statement of the same was left behind, or a
 # corrected copy of it went back.
@@ -270,30 +270,32 @@ def stated(each: Candidate, resolve: Resolve) -> tuple[tuple[object, ...], froze
     prices. Every message of a block states something of its own, and so does a record that passes
     although it cannot be read here."""
     own = frozenset((f"{each.kept.partition}/{each.kept.offset}",))
-    name, value = approved_bytes(each.value, resolve) or ("", b"")
+    name, version, value = approved_bytes(each.value, resolve) or ("", 0, b"")
     try:
         if name == "bar":
-            bar = decode_record("bar", value)
+            bar = decode_record("bar", value, version)
             states = frozenset(name for name in OPTIONAL_FIELDS if bar[name] is not None)
             return (each.topic, bar["symbol"], bar["open_time_ns"], bar["source"]), states
         if name == "bar_block":
-            block = decode_block(value)
+            block = decode_block(value, version)
             return (each.topic, block.symbol, block.block_start_ns), own
     except ContractError:
         pass
     return (each.topic, each.kept.partition, *own), own
 
 
-def approved_bytes(value: bytes | None, resolve: Resolve) -> tuple[str, bytes] | None:
-    """Which record a value is of, and its bytes in the approved schema; None where it is none."""
+def approved_bytes(value: bytes | None, resolve: Resolve) -> tuple[str, int, bytes] | None:
+    """Which record and version a value is of, and its bytes in the approved schema; None where it
+    is none."""
     schema_id = schema_id_of(value)
     found = None if schema_id is None else resolve(schema_id)
     if found is None or value is None:
         return None
     if not isinstance(found, Drifted):
-        return found.name, value
+        return found.name, version_read(found), value
     translated = found.drift.translate(value)
-    return None if translated is None else (found.drift.schema.name, translated)
+    schema = found.drift.schema
+    return None if translated is None else (schema.name, schema.version, translated)
 
 
 def _order(each: Candidate) -> tuple[str, int, int, int]:

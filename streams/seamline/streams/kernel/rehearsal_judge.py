@@ -33,7 +33,7 @@ from seamline.schemas.wire import FRAME_BYTES
 from seamline.streams.kernel.intake import Intake, watermark_of
 from seamline.streams.kernel.level import BLOCK_BAR, CELL, EVENT, Level
 from seamline.streams.kernel.protocol import BACKFILL, LIVE, STEP_ROWS_MAX, Header, Record, Role
-from seamline.streams.kernel.writers import Drifted, Resolve
+from seamline.streams.kernel.writers import Drifted, Resolve, version_read
 
 UNKNOWN: Final = "unknown"
 NO_SCHEMA: Final = "none"
@@ -127,7 +127,10 @@ class LandingJudge:
         values = [record.value or b"" for record in records]
         if any(writer.drift is not None for writer in writers.values()):
             values = [writers[n].read(value) for n, value in zip(ids.tolist(), values, strict=True)]
-        decoded = self._decoder.decode([values[at] for at in flat.tolist()])
+        decoded = self._decoder.decode(
+            [values[at] for at in flat.tolist()],
+            np.array([writers[number].version for number in ids[flat].tolist()], np.uint8),
+        )
         late = decoded.ok & decoded.columns.closed
         # It closes after it was appended: whether too long after is intake's to say, by that clock.
         append_ns = times_ms[flat] * NS_PER_MS
@@ -149,7 +152,8 @@ class LandingJudge:
             self._same_clock(records, list(group), time_ms * NS_PER_MS, judged, noted, refused)
         self._flat_bars(records, flat, decoded, refused, judged)
         for at in blocks.tolist():
-            self._block(records[at], values[at], labels[at], judged, refused)
+            version = writers[int(ids[at])].version
+            self._block(records[at], values[at], version, labels[at], judged, refused)
         judged.blocked = [refused[at] for at in sorted(refused)]
         return judged
 
@@ -202,6 +206,7 @@ class LandingJudge:
         self,
         record: Record,
         value: bytes,
+        version: int,
         label: str,
         judged: Judged,
         refused: dict[int, Blocked],
@@ -211,7 +216,7 @@ class LandingJudge:
         strict = self._see(self._strict, [record], clock_ns)
         canary = self._see(self._canary, [record], clock_ns) if strict.refused else strict
         judged.accepted += strict.bars
-        symbol, number, cells = self._block_of(record, value)
+        symbol, number, cells = self._block_of(record, value, version)
         taken = np.isin(cells, list(strict.cells))
         if len(cells):
             symbols = np.full(len(cells), number, np.int64)
@@ -222,10 +227,10 @@ class LandingJudge:
                 *(producer_of(record), symbol, int(np.count_nonzero(~taken))),
             )
 
-    def _block_of(self, record: Record, value: bytes) -> tuple[str, int, I8]:
+    def _block_of(self, record: Record, value: bytes, version: int) -> tuple[str, int, I8]:
         """Symbol, its number and the cells of a block; no cells where it cannot be read."""
         try:
-            block = decode_block(value)
+            block = decode_block(value, version)
             number = self._decoder.table.intern(block.symbol)
         except ContractError:
             return key_text(record), -1, np.empty(0, np.int64)
@@ -267,8 +272,10 @@ class LandingJudge:
         if found is None:
             return _Writer("", f"id {number}", None)
         if isinstance(found, Drifted):
-            return _Writer(found.drift.schema.name, f"id {number}", found.drift)
-        return _Writer(found.name, f"{found.name} v{found.version}", None)
+            schema = found.drift.schema
+            return _Writer(schema.name, f"id {number}", found.drift, schema.version)
+        label = f"{found.name} v{found.version}"
+        return _Writer(found.name, label, None, version_read(found))
 
     def _cells(self, times_ns: I8) -> I8:
         """`Preset.cell_of` of a column, without a difference that could leave int64."""
@@ -278,12 +285,13 @@ class LandingJudge:
 
 
 class _Writer(NamedTuple):
-    """The record that values of a schema id are of (empty: none), its label for people, and how a
-    drifted one is read."""
+    """The record that values of a schema id are of (empty: none), its label for people, how a
+    drifted one is read, and of which version the values are."""
 
     name: str
     label: str
     drift: Drift | None
+    version: int = 0
 
     def read(self, value: bytes) -> bytes:
         """The value as the approved schema has it; empty where it does not resolve."""

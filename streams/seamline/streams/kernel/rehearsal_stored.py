@@ -94,7 +94,7 @@ class StoredJudge:
             elif name == "conformed_bar":
                 bars.append(at)
             else:
-                self._small(found, record, name, label)
+                self._small(found, record, writer, label)
         if bars:
             chosen = [records[at] for at in bars]
             self._bars(found, chosen, [schemas[ids[at]][1] for at in bars])
@@ -128,13 +128,13 @@ class StoredJudge:
             else:
                 found.accepted += 1
 
-    def _small(self, found: Judged, record: Record, name: str, label: str) -> None:
+    def _small(self, found: Judged, record: Record, writer: Writer, label: str) -> None:
         value = record.value or b""
         try:
-            if name == "bar_block":
-                self._stored_block(found, record, label)
+            if writer.name == "bar_block":
+                self._stored_block(found, record, writer.version, label)
                 return
-            fields = decode_record(name, value)
+            fields = decode_record(writer.name, value, writer.version)
         except ContractError:
             self._block(found, record, UNDECODABLE, label, key_text(record), 0)
             return
@@ -146,8 +146,8 @@ class StoredJudge:
         if reason:
             self._block(found, record, reason, label, symbol, 0)
 
-    def _stored_block(self, found: Judged, record: Record, label: str) -> None:
-        block = decode_block(record.value or b"")
+    def _stored_block(self, found: Judged, record: Record, version: int, label: str) -> None:
+        block = decode_block(record.value or b"", version)
         blocked, rules = self._judged(block.columns)
         wanted = storage_key(block.symbol, block.block_start_ns)
         reason = self._misplaced(record, block.symbol, wanted)

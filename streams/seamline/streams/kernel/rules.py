@@ -427,6 +427,14 @@ _INTAKE_RULES: Final = (
         agent=QUARANTINE,
     ),
     _rule(
+        *("wrong_interval", _BARS, INTAKE, "A bar of another length than the topic's"),
+        "The writer states the length of its bars, and it is not the interval of the preset: a bar "
+        "of five minutes on a topic of one is on the grid and right in every value. It goes to "
+        "quarantine in both modes, as a block of another interval does; frames state no length. "
+        "Send the bars to the preset of their interval.",
+        agent=QUARANTINE,
+    ),
+    _rule(
         *("poisoned", _ALL, INTAKE, "No step can take the record"),
         "The worker failed on this record alone, again and again, each time with a machine rebuilt "
         "from the log: a fault of the program that only this record shows. After the limit of "

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from seamline.schemas.codec import encode_conformed
-from seamline.schemas.codec_blocks import decode_block, encode_block
+from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import F8, I8, PARTIAL, Block, ConformedColumns
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.fingerprint import block_digest, group_of, merkle_group, merkle_top
@@ -84,7 +84,7 @@ SLOTS_STEP: Final = 64
 ROOM_ROWS: Final = 2_048
 # Derived bars that lack some of their inputs; the parent's ledger says which.
 PARTIAL_WINDOW: Final = "partial_window"
-LoadBlock = Callable[[Entry], bytes]
+LoadBlock = Callable[[Entry], Block]
 
 
 @dataclass(slots=True)
@@ -126,7 +126,8 @@ class Output:
 
 
 class Stage:
-    """One preset's level in one partition. `ids`: schema name -> registry id."""
+    """One preset's level in one partition. `ids`: schema name -> registry id; `owner`: who runs
+    it, for people."""
 
     def __init__(
         self,
@@ -137,6 +138,7 @@ class Stage:
         ids: Mapping[str, int],
         parent: Stage | None = None,
         calendar: Calendar = ALWAYS,
+        owner: str = "",
     ) -> None:
         self.preset = preset
         self.level = level
@@ -153,6 +155,7 @@ class Stage:
         self._ids = ids
         self._parent = parent
         self._calendar = calendar
+        self._owner = owner
         self._expected = None if calendar.sessions is None else self._expected_cells
         self._key_bytes: list[bytes] = []
         self._outputs: dict[str, Output] = {}
@@ -236,7 +239,7 @@ class Stage:
         entry = self.index.get(level.symbols[symbol], self.time_of(block))
         if entry is None:
             return slot
-        stored = decode_block(self._load(entry))
+        stored = self._load(entry)
         fill_slot(level, slot, self.cells_of(stored.columns.open_time_ns), stored.columns)
         state = level.state
         state.slot[slot, B_WRITTEN] = min(int(state.sym[symbol, S_FRONTIER]), block + level.span)
@@ -317,6 +320,7 @@ class Stage:
                 "merkle_root": merkle_top(roots.items()),
                 "sequence": facts.sequence,
                 "storage_sequence": facts.storage_sequence,
+                "owner": self._owner,
                 "blocks": facts.blocks,
                 "rows": facts.rows,
                 "history_start_ns": start_ns,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from seamline.schemas.contract import Schema, by_text, fingerprint_of_text
+from seamline.schemas.contract import SCHEMAS, Schema, by_text, fingerprint_of_text
 from seamline.schemas.drift import Drift, drift_of
 from seamline.schemas.errors import ContractError, TransportError
 from seamline.schemas.modes import Policy
@@ -42,9 +42,11 @@ Resolve = Callable[[int], Meaning | None]
 @dataclass(frozen=True, slots=True)
 class Writer:
     """What an id means for a subject now. `name`: the approved record that its values are of, ""
-    where its records are refused, for `reason`. `broken`: rules that they break and pass with."""
+    where its records are refused, for `reason`; `version`: of which version. `broken`: rules that
+    they break and pass with."""
 
     name: str = ""
+    version: int = 0
     reason: str = ""
     detail: str = ""
     fingerprint: str = ""
@@ -70,32 +72,42 @@ def meaning_of(text: str, names: Collection[str]) -> Meaning | None:
         return None
 
 
+def version_read(schema: Schema) -> int:
+    """The version that values of this schema are read as. Of one that only a proposed bundle has,
+    they have been brought to the newest that this program has."""
+    return min(schema.version, SCHEMAS[schema.name].version)
+
+
 def writer_of(number: int, resolve: Resolve, policy: Policy, names: Collection[str]) -> Writer:
     """The writer of the records that name schema id `number`; below 0: they name none. `names`:
     records that may land here."""
     if number < 0:
-        return Writer("", UNDECODABLE, "not framed: no magic byte and schema id")
+        return Writer(reason=UNDECODABLE, detail="not framed: no magic byte and schema id")
     try:
         found = resolve(number)
     except TransportError as error:
-        return Writer("", REGISTRY_UNAVAILABLE, f"schema id {number}: {error.message}")
+        detail = f"schema id {number}: {error.message}"
+        return Writer(reason=REGISTRY_UNAVAILABLE, detail=detail)
     if found is None:
         detail = f"schema id {number} is not of the approved bundle"
-        return Writer("", UNKNOWN_SCHEMA, detail)
+        return Writer(reason=UNKNOWN_SCHEMA, detail=detail)
     drift = None if isinstance(found, Schema) else found.drift
     schema = found if isinstance(found, Schema) else found.drift.schema
     if schema.name not in names:
-        return Writer("", UNKNOWN_SCHEMA, f"schema id {number} is a {schema.name}")
+        return Writer(reason=UNKNOWN_SCHEMA, detail=f"schema id {number} is a {schema.name}")
     broken: list[str] = []
     what = f"schema id {number}, a {schema.name}"
     if found.fingerprint in policy.tombstones:
         if fate(TOMBSTONED_SCHEMA, policy.mode) == QUARANTINE:
             detail = f"{what} of {found.fingerprint}, is withdrawn for this subject"
-            return Writer("", TOMBSTONED_SCHEMA, detail)
+            return Writer(reason=TOMBSTONED_SCHEMA, detail=detail)
         broken.append(TOMBSTONED_SCHEMA)
     if drift is not None:
         if fate(SCHEMA_DRIFT, policy.mode) == QUARANTINE:
             fields = "; ".join(drift.fields[:FIELDS_SHOWN_MAX])
-            return Writer("", SCHEMA_DRIFT, f"{what} of a schema that is not approved: {fields}")
+            detail = f"{what} of a schema that is not approved: {fields}"
+            return Writer(reason=SCHEMA_DRIFT, detail=detail)
         broken.append(SCHEMA_DRIFT)
-    return Writer(schema.name, "", what, found.fingerprint, tuple(broken), drift)
+    return Writer(
+        schema.name, version_read(schema), "", what, found.fingerprint, tuple(broken), drift
+    )

@@ -234,7 +234,10 @@ class Connector:
             sent = [*sent, *sent[at:]]
             world.count("repeated_send", "connector", f"sent {len(sent) - at} records again")
         values = encode_bars(
-            [s for s, _ in sent], columns_of([b for _, b in sent]), world.ids["bar"]
+            [s for s, _ in sent],
+            columns_of([b for _, b in sent]),
+            world.ids["bar"],
+            world.preset.interval_ns,
         )
         headers = ((HEADER_FINGERPRINT, SCHEMAS["bar"].header),)
         for (symbol, bar), value in zip(sent, values, strict=True):
