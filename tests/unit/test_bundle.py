@@ -85,7 +85,7 @@ def test_every_wrong_file_is_named_with_its_fault() -> None:
         "deep.v1.avsc": (b"[" * 100_000, "nested too deeply"),
         "text.v1.avsc": (b'"string"', "not a record"),
         "bare.v1.avsc": (b'{"type": "record", "name": "R", "fields": []}', "without a namespace"),
-        "twice.v1.avsc": (TRADE.text.encode(), "means the same as"),
+        "twice.v1.avsc": (FILES["trade.v1.avsc"], "means the same as"),
         "gap.v9.avsc": (SCHEMAS["gap"].text.encode(), "there is no version 8 before it"),
         NEXT: (json.dumps(elsewhere).encode(), "defines other.Trade, not seamline.Trade"),
     }

@@ -22,6 +22,8 @@ from older_records import FIRST, as_first, as_first_log, names_of
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.contract import SCHEMAS, Schema
 from seamline.schemas.errors import ContractError
+from seamline.schemas.modes import Policy
+from seamline.schemas.records import decode_record
 from seamline.schemas.topics import HEADER_FINGERPRINT, topic_name
 from seamline.streams.kernel.memory_log import MemoryRecord
 
@@ -151,4 +153,20 @@ def test_a_record_that_no_approved_version_wrote_stops_the_next_owner(
             World(tmp_path / "next", presets=(PARENT,), log=world.log)
     world.log.topics[topic][-1] = held
     world.crash()
+    world.machine.close()
+
+
+def test_a_position_says_under_which_mode_its_records_were_judged(tmp_path: Path) -> None:
+    """The next owner goes on with it until it judges something itself."""
+    world = World(tmp_path, presets=(PARENT,))
+    world.land_bars("live", [Row(A, minute, 1.0) for minute in range(3)])
+    step = world.machine.step("live", world.landed["live"], 0, world.clock_ns, Policy("canary", 7))
+    world.log.commit(world.machine, step)
+    for refused in range(2):
+        _, value, _ = world.log.latest(topic_name(PARENT.id, "positions"))[-1]
+        assert decode_record("position", value)["modes_version"] == 7, refused
+        world.crash()
+        record = world.landed["live"][-1]
+        step = world.machine.refuse("live", record, "broken", world.clock_ns)
+        world.log.commit(world.machine, step)
     world.machine.close()

@@ -117,6 +117,7 @@ class PartitionMachine:
         rows_total: int,
         ids: Mapping[str, int],
         outages: bytes | None = None,
+        modes_version: int = 0,
     ) -> None:
         self._stages = stages
         self._parent = stages[0]
@@ -130,6 +131,8 @@ class PartitionMachine:
         self._ids = ids
         # The newest statement of the venue's outages, as it came.
         self._outages = outages
+        # Of the mode under which the last records were judged.
+        self._modes_version = modes_version
         self._pending = Pending()
         self._counts = self._counted()
         self._tell()  # what was heard before a restart, so that a change of it shows
@@ -152,6 +155,7 @@ class PartitionMachine:
         taken = self._intake.take(role, records, start, STEP_ROWS_MAX, clock_ns, policy)
         self._next[role] = records[taken.next_index - 1].offset + 1
         self._pending.findings.update(taken.findings)
+        self._modes_version = policy.version
         self._account(taken, role, taken.next_index - start, policy)
         if taken.outages is not None:
             self._outages = taken.outages
@@ -264,6 +268,7 @@ class PartitionMachine:
             "owner": self._owner,
             "conformed_offset": parent.bound,
             "rows_total": self._rows_total,
+            "modes_version": self._modes_version,
         }
         value = encode_record("position", record, self._ids["position"])
         stated = () if self._outages is None else ((HEADER_OUTAGES, self._outages),)

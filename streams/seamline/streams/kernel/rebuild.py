@@ -75,6 +75,7 @@ NO_POSITION: Final = {
     "watermark_ns": None,
     "known_time_ns": 0,
     "rows_total": 0,
+    "modes_version": 0,
 }
 
 
@@ -118,6 +119,7 @@ def rebuild(setting: Setting, reader: PartitionReader) -> PartitionMachine:
         rows_total=position["rows_total"],
         ids=setting.ids,
         outages=outages,
+        modes_version=position["modes_version"],
     )
 
 
