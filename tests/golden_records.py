@@ -88,6 +88,11 @@ def golden_block(*, landing: bool, rows: int = 3) -> Block:
 
 
 def small_records() -> dict[str, list[dict[str, Any]]]:
+    """By the name of the record, as `encode_record` takes them."""
+    return {**_of_the_owner(), **_of_ranges()}
+
+
+def _of_the_owner() -> dict[str, list[dict[str, Any]]]:
     block = golden_block(landing=False)
     root = merkle_root([(block.block_start_ns, block.digest, 3)], 240 * MINUTE_NS)
     known = {"known_time_ns": START_NS + 62_000_456_000}
@@ -137,6 +142,13 @@ def small_records() -> dict[str, list[dict[str, Any]]]:
             }
             for watermark, modes_version in ((None, 0), (START_NS, 2**40))
         ],
+    }
+
+
+def _of_ranges() -> dict[str, list[dict[str, Any]]]:
+    block = golden_block(landing=False)
+    known = {"known_time_ns": START_NS + 62_000_456_000}
+    return {
         "report": [
             {
                 "symbol": SYMBOL,
