@@ -31,6 +31,7 @@ from seamline.schemas.topics import (
     partition_of,
     topic_name,
 )
+from third_party import ThirdParty
 
 CHUNK = 20_000
 GOOD = b"live:steady"
@@ -55,6 +56,7 @@ FAULTS = (
     Fault("non_finite", 19, b"script"),
     Fault("key_mismatch", 11, b"script"),
     Fault("undecodable", 13, b"broken", bar=False),
+    Fault("schema_drift", 17, b"live:retyped", value=True),
     Fault("unknown_schema", 29, b"live:renamed", bar=False),
 )
 
@@ -82,6 +84,7 @@ def land(
     ids: Mapping[str, int],
     *,
     unknown_id: int,
+    drifted: ThirdParty,
     records: int,
     now_ns: int,
     symbols: int = 50,
@@ -116,7 +119,11 @@ def land(
         elif fault.rule == "unknown_schema":
             values[at] = frame(unknown_id) + values[at][5:]
             headers[at] = headers[at][1:]
-        schema = f"id {unknown_id}" if fault.rule == "unknown_schema" else "bar v2"
+        elif fault.rule == "schema_drift":
+            values[at] = drifted.value(every[at], int(columns.open_time_ns[at]), volume="12.5")
+            headers[at] = headers[at][1:]
+        numbers = {"unknown_schema": unknown_id, "schema_drift": drifted.schema_id}
+        schema = f"id {numbers[fault.rule]}" if fault.rule in numbers else "bar v2"
         mix.count(
             rule=fault.rule, schema=schema, producer=fault.producer.decode(), symbol=every[at]
         )

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark with its peers; prints JSON as it goes.
 
-First the kernel, which needs no broker, then lane and worker on one embedded broker.
+First the kernel, which needs no broker, then rehearsal, worker and lane on one embedded broker.
 
 The figures of docs/benchmarks.md come from here. Run it on a quiet machine.
 """
@@ -20,7 +20,7 @@ from seamline.connectors import jit_cache
 
 jit_cache.use()  # before anything imports numba
 
-from bench import coverage, fingerprint, lane, temporal, worker  # noqa: E402
+from bench import coverage, fingerprint, lane, rehearsal, temporal, worker  # noqa: E402
 from seamline.connectors.embedded import stack  # noqa: E402
 from seamline.connectors.world import World  # noqa: E402
 
@@ -29,7 +29,7 @@ KERNEL: dict[str, Callable[[], dict[str, Any]]] = {
     "temporal": temporal.run,
     "fingerprint": fingerprint.run,
 }
-PLANE = ("worker", "lane")
+PLANE = ("rehearsal", "worker", "lane")
 
 
 def say(name: str, found: dict[str, Any]) -> None:
@@ -58,9 +58,11 @@ def run_plane(only: str | None, rows: int) -> None:
                 "SEAMLINE_SCHEMA_REGISTRY_URL": found.registry_url,
             }
         )
-        if only != "lane":
+        if only in (None, "rehearsal"):
+            say("rehearsal", rehearsal.run(world, rows // 3))
+        if only in (None, "worker"):
             say("worker", worker.run(world, Path(directory), rows))
-        if only != "worker":
+        if only in (None, "lane"):
             say("lane", lane.run(world, rows, 40_000, 4))
 
 
