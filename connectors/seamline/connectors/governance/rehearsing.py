@@ -81,10 +81,19 @@ def rehearse(
 
     `on_progress` is called after each batch, when all of it is counted. With `plan.resume` the
     file is taken up if there is one and left complete at the end: whoever has recorded the evidence
-    deletes it. Raises UsageError for a topic that does not exist, a `since` that is not in the
-    past, and a file that is not of this rehearsal; ContractError when records that are still to be
-    read are no longer retained; TransportError when the broker does not answer.
+    deletes it. Raises UsageError for a preset that has no bars, a topic that does not exist, a
+    `since` that is not in the past, and a file that is not of this rehearsal; ContractError when
+    records that are still to be read are no longer retained; TransportError when the broker does
+    not answer.
     """
+    if plan.preset.kind != "ohlcv":
+        raise UsageError(
+            f"a preset of kind {plan.preset.kind} cannot be rehearsed yet: its worker judges by "
+            "rules of its own",
+            parameter="subject",
+            value=plan.subject,
+            fix="Rehearse a subject of an ohlcv preset; the metrics have the failures of this one",
+        )
     admin = Admin(cluster)
     of = _identity(admin, plan)
     progress = rehearsal_file.load(plan.resume, of) if plan.resume is not None else None
