@@ -35,6 +35,7 @@ from seamline.streams.kernel.failure_detail import Checked, FailureWindows
 from seamline.streams.kernel.inbox import Budget
 from seamline.streams.kernel.owner_states import Event, State
 from seamline.streams.kernel.protocol import ROLES, MachineFactory, Role, Step
+from seamline.streams.kernel.writers import REGISTRY_UNAVAILABLE
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class PresetApp:
     ) -> None:
         self.preset = preset
         self.owners: dict[int, Owner] = {}
+        # Partitions with records set aside because the registry did not answer, until looked at.
+        self.unavailable: set[int] = set()
         self.topics: Mapping[Role, str] = {role: topic_name(preset.id, role) for role in ROLES}
         self._cluster, self._factory, self._metrics = cluster, factory, metrics
         # One client for all owners: each would cost threads and connections of its own.
@@ -221,6 +224,8 @@ class PresetApp:
         step = done.step
         if done.committed:
             self._tell_failures(step)
+            if REGISTRY_UNAVAILABLE in step.quarantined:
+                self.unavailable.add(place.partition)
             self._metrics.committed(
                 place.preset_id,
                 commit_s=done.commit_s,

@@ -35,6 +35,7 @@ from seamline.schemas.topics import LANDING_ROLES, subject_of, topic_name
 from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
+from seamline.streams.apps.self_redrive import SelfRedrive
 from seamline.streams.apps.watch import Watch
 from seamline.streams.kernel.inbox import Budget
 from seamline.streams.kernel.protocol import MachineFactory
@@ -151,6 +152,9 @@ async def _run(
     tasks = [asyncio.create_task(run_app(app)) for app in apps]
     watches = [Watch(app.admin, metrics, app.current_owners) for app in apps]
     tasks += [asyncio.create_task(watch.run()) for watch in watches]
+    # Trades stay on their landing topic: nothing of theirs goes back.
+    waiting = [SelfRedrive(app, world, clock_ns) for app in apps if app.preset.kind == "ohlcv"]
+    tasks += [asyncio.create_task(each.run()) for each in waiting]
     stop = asyncio.create_task(ended.wait())
     try:
         done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
