@@ -89,6 +89,22 @@ def make_presets(
     return found
 
 
+def make_named(world: World, directory: Path, preset_id: str) -> FreshPreset:
+    """A preset of bars of a minute under a name that somebody chose, `ohlcv.VENUE.spot.1m`."""
+    venue, interval = preset_id.split(".")[1::2]
+    file = directory / "presets.yaml"
+    file.write_text(_document(_entries(venue, interval, (), {})), encoding="utf-8")
+    presets = loader.load(file, {})
+    preset = presets[preset_id]
+    topics.apply(world.cluster, preset)
+    client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+    try:
+        ids = ensure_registered(client, preset)
+    finally:
+        client.close()
+    return FreshPreset(world, preset, (), presets, ids, file)
+
+
 def preset_yaml(
     venue: str, interval: str, derive: tuple[str, ...], settings: Mapping[str, Any]
 ) -> str:
