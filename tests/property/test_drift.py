@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import fastavro
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from avro_peer import SCHEMA_ID
 from schema_steps import parsed, values_of
-from seamline.schemas.avro_types import NESTING_MAX, NODES_MAX, type_of
+from seamline.schemas.avro import REFERENCE, Node, parse_schema
+from seamline.schemas.avro_bounds import NESTING_MAX, TYPES_MAX, unfolded
 from seamline.schemas.codec import frame
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.drift import drift_of
@@ -152,12 +154,16 @@ def test_any_json_is_a_bounded_type_or_refused(schema: Any) -> None:
     drift_of(json.dumps(bar), ("bar",))
     drift_of(json.dumps(schema), LANDED)
     try:
-        found = type_of(schema)
+        found = unfolded(parse_schema(schema))
     except ContractError:
         return
-    assert found.nodes <= NODES_MAX
-    assert depth_of(found) <= NESTING_MAX + 1
+    assert len(tree := list(types_of(found))) <= TYPES_MAX
+    assert max(level for level, _ in tree) <= NESTING_MAX
+    assert not any(node.kind == REFERENCE for _, node in tree)
 
 
-def depth_of(kind: Any) -> int:
-    return 1 + max((depth_of(part) for part in kind.parts), default=0)
+def types_of(node: Node, level: int = 0) -> Iterator[tuple[int, Node]]:
+    """Every type of a tree, each use counted, with its level."""
+    yield level, node
+    for inner in (*node.parts, *(field.type for field in node.fields)):
+        yield from types_of(inner, level + 1)

@@ -12,7 +12,8 @@ import fastavro
 import pytest
 
 from avro_peer import SCHEMA_ID, varint
-from seamline.schemas.avro_types import NESTING_MAX, NODES_MAX, type_of
+from seamline.schemas.avro import parse_schema
+from seamline.schemas.avro_bounds import NESTING_MAX, TYPES_MAX, unfolded
 from seamline.schemas.codec import BarDecoder, frame
 from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.drift import RECORD_BYTES_MAX, TEXT_CHARS_MAX, Drift, drift_of
@@ -156,6 +157,10 @@ def test_what_else_reads_as_a_bar() -> None:
     assert translated(typed("symbol", "bytes"), symbol=b"BTC/USDT")
 
 
+def test_a_default_that_does_not_fit_its_type_is_of_no_account_to_what_was_written() -> None:
+    assert drifted(lambda schema: field(schema, "volume").update(type="string", default=None))
+
+
 def test_a_null_in_a_required_field_does_not_resolve() -> None:
     change = typed("close", ["null", "double"])
     assert translated(change, close=None) is None
@@ -211,6 +216,10 @@ NOT_READ: dict[str, Callable[[Any], object]] = {
         "open_time", {"type": "long", "logicalType": "timestamp-micros"}
     ),
     "a time as text": typed("open_time", "string"),
+    "a time of a wrapped type without a unit": typed("open_time", {"type": {"type": "long"}}),
+    "a number with a unit around its type": typed(
+        "volume", {"type": {"type": "long"}, "logicalType": "timestamp-millis"}
+    ),
     "a number with a unit": typed("volume", {"type": "long", "logicalType": "timestamp-millis"}),
     "a decimal of bytes": typed("close", {"type": "bytes", "logicalType": "decimal"}),
     "a required field missing": without("close"),
@@ -241,6 +250,16 @@ def laughs(levels: int) -> Any:
     return kind
 
 
+def chained(levels: int) -> Any:
+    """Records that are deep by the names they use, and flat as they are written."""
+    fields: list[Any] = [{"name": "a0", "type": {"type": "record", "name": "C0", "fields": []}}]
+    for level in range(1, levels):
+        inner = {"name": "a", "type": f"C{level - 1}"}
+        kind = {"type": "record", "name": f"C{level}", "fields": [inner]}
+        fields.append({"name": f"a{level}", "type": kind})
+    return {"type": "record", "name": "Chain", "fields": fields}
+
+
 def deep(levels: int) -> Any:
     kind: Any = "long"
     for _ in range(levels):
@@ -256,6 +275,7 @@ HOSTILE: dict[str, Any] = {
     },
     "a doubling type": laughs(12),
     "too deep": deep(NESTING_MAX + 1),
+    "too deep by names": chained(NESTING_MAX),
     "items without bytes": {"type": "array", "items": "null"},
     "items of an empty record": {
         "type": "map",
@@ -288,13 +308,14 @@ def test_a_hostile_type_is_no_drift(kind: Any) -> None:
     schema["fields"].append({"name": "x", "type": kind})
     assert drift_of(json.dumps(schema), ("bar",)) is None
     with pytest.raises(ContractError):
-        type_of(schema)
+        unfolded(parse_schema(schema))
 
 
 def test_bounds_are_of_what_is_used_not_of_what_is_written() -> None:
     assert drifted(lambda schema: schema["fields"].append({"name": "x", "type": laughs(8)}))
     assert drifted(lambda schema: schema["fields"].append({"name": "x", "type": deep(14)}))
-    wide = [{"name": f"x{n}", "type": "null"} for n in range(NODES_MAX)]
+    assert drifted(lambda schema: schema["fields"].append({"name": "x", "type": chained(14)}))
+    wide = [{"name": f"x{n}", "type": "null"} for n in range(TYPES_MAX)]
     assert drifted(lambda schema: schema["fields"].extend(wide)) is None
     padded = json.dumps(bar() | {"aliases": ["a" * TEXT_CHARS_MAX]})
     assert drift_of(padded, ("bar",)) is None

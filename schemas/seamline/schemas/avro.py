@@ -1,9 +1,11 @@
 """An Avro schema as a checked tree: what a text from a person or a registry may look like.
 
 Decides: what is a valid schema (Avro 1.12: names, references, fields, symbols, sizes, unions,
-defaults) and how large it may be. Invariants: every reference in a tree has its definition in
-`names`, so a recursive type is finite here; a fault is named with its dotted path; texts of any
-size and depth are refused, never a crash. Must not know: which schemas are approved, a registry.
+defaults) and how large it may be. There is no other parser of schemas: `contract.normal_form` makes
+the text that is hashed, `avro_bounds` says which trees bytes may be read with. Invariants: every
+reference in a tree has its definition in `names`, so a recursive type is finite here; a fault is
+named with its dotted path; texts of any size and depth are refused, never a crash. Must not know:
+which schemas are approved, a registry.
 """
 
 from __future__ import annotations
@@ -103,13 +105,17 @@ def parse_text(text: str, parameter: str = "schema") -> object:
     return parsed
 
 
-def parse_schema(schema: object, parameter: str = "schema") -> AvroSchema:
+def parse_schema(
+    schema: object, parameter: str = "schema", *, with_defaults: bool = True
+) -> AvroSchema:
     """The checked tree of a schema: its parsed JSON, or its text.
 
-    Raises ContractError, with the dotted path of the fault in `path`, for what is no Avro schema.
+    `with_defaults=False` does not ask whether the defaults of fields fit: for a schema that values
+    were written with, which defaults play no part in. Raises ContractError, with the dotted path of
+    the fault in `path`, for what is no Avro schema.
     """
     parsed = parse_text(schema, parameter) if isinstance(schema, str) else schema
-    return _Parser(parameter).schema(parsed)
+    return _Parser(parameter).schema(parsed, with_defaults)
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,10 +137,10 @@ class _Parser:
         # Checked at the end: a default may be of a type that is still being read.
         self._defaults: list[tuple[Field, str]] = []
 
-    def schema(self, parsed: object) -> AvroSchema:
+    def schema(self, parsed: object, with_defaults: bool) -> AvroSchema:
         root = self._node(parsed, "", "", 0)
         made = AvroSchema(root, MappingProxyType(self._names))
-        for field, path in self._defaults:
+        for field, path in self._defaults if with_defaults else ():
             if not _fits(made, field.type, field.default, 0):
                 self._refuse(
                     f"the default {json.dumps(field.default)[:80]} is no {field.type.shown}", path
@@ -161,7 +167,10 @@ class _Parser:
             self._refuse(f"{str(schema)[:80]} is no type", path)
         kind = schema["type"]
         if not isinstance(kind, str):
-            return self._node(kind, space, path, depth + 1)
+            made = self._node(kind, space, path, depth + 1)
+            # A unit around a plain type is one all the same.
+            plain = made.kind in PRIMITIVES and not made.logical
+            return Node(made.kind, logical=_logical(schema)) if plain else made
         if kind in _RECORDS or kind in ("enum", "fixed"):
             return self._definition(schema, kind, space, path, depth)
         if kind in ("array", "map"):

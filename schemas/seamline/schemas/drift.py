@@ -9,24 +9,26 @@ know, a text that is no finite number, and bytes that are not what the writer sc
 record that does not resolve, never a wrong value. Writer schemas are foreign input: text, nesting,
 types and records are bounded, a recursive type is refused, and the work on a record is bounded by
 its bytes. Must not know: a registry, modes, what happens to a record.
+
+`schemas.compatibility` resolves schemas too and decides something else: whether everything that one
+can write is read, by Avro's rules alone. Here a value may fail where its schema resolves (a null, a
+text that is no number), a double may be decimal text, and no alias of a person's making is taken.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from seamline.schemas.avro_types import NESTING_MAX, NODES_MAX, AvroType, type_of
+from seamline.schemas.avro import UNION, Node, parse_schema
+from seamline.schemas.avro_bounds import has_no_bytes, unfolded
 from seamline.schemas.contract import SCHEMAS, Schema, by_text
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.records import write_wire
 from seamline.schemas.wire import FRAME_BYTES
-
-__all__ = ["NESTING_MAX", "NODES_MAX", "RECORD_BYTES_MAX", "TEXT_CHARS_MAX", "Drift", "drift_of"]
 
 # Our largest schema has 5,000 characters; a topic takes records of a megabyte.
 TEXT_CHARS_MAX: Final = 65_536
@@ -36,7 +38,7 @@ VARINT_BYTES_MAX: Final = 10
 
 # Reads one value at a position: `(value, next position)`. Raises IndexError, struct.error and
 # ValueError (UnicodeDecodeError is one) for bytes that are no such value or do not resolve.
-Node = Callable[[bytes, int], tuple[Any, int]]
+Read = Callable[[bytes, int], tuple[Any, int]]
 
 _DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _DECIMAL_CHARS_MAX: Final = 400
@@ -53,7 +55,7 @@ class Drift:
 
     schema: Schema
     fields: tuple[str, ...]
-    read: Node
+    read: Read
 
     def translate(self, value: bytes) -> bytes | None:
         """A framed record of the writer schema as bytes of `schema`; None: it does not resolve.
@@ -86,12 +88,12 @@ def drift_of(writer_text: str, names: Collection[str]) -> Drift | None:
     try:
         if by_text(writer_text) is not None:
             return None
-        writer = type_of(json.loads(writer_text))
-    except (ContractError, ValueError, RecursionError):
+        writer = unfolded(parse_schema(writer_text, with_defaults=False))
+    except ContractError:
         return None
     for name in names:
-        reader = type_of(json.loads(SCHEMAS[name].text))
-        if writer.kind == "record" and writer.name in (reader.name, _short(reader.name)):
+        reader = unfolded(parse_schema(SCHEMAS[name].text))
+        if writer.kind == "record" and writer.name in (reader.name, reader.short_name):
             told: list[str] = []
             if writer.name != reader.name:
                 told.append(f"record: {writer.name} without its namespace")
@@ -103,11 +105,11 @@ def drift_of(writer_text: str, names: Collection[str]) -> Drift | None:
     return None
 
 
-def _resolve(writer: AvroType, reader: AvroType, path: str, told: list[str]) -> Node | None:
+def _resolve(writer: Node, reader: Node, path: str, told: list[str]) -> Read | None:
     """How values of the writer's type read as the reader's; None: no value of it can."""
-    if writer.kind == "union":
+    if writer.kind == UNION:
         return _resolve_union(writer, reader, path, told)
-    if reader.kind == "union":
+    if reader.kind == UNION:
         found = (_resolve(writer, branch, path, told) for branch in reader.parts)
         return next((node for node in found if node is not None), None)
     if writer.logical != reader.logical:
@@ -119,7 +121,7 @@ def _resolve(writer: AvroType, reader: AvroType, path: str, told: list[str]) -> 
         return node
     if reader.kind in _READERS:
         return _READERS[reader.kind]
-    if _short(writer.name) != _short(reader.name):
+    if writer.short_name != reader.short_name:
         return None
     if reader.kind == "record":
         return _resolve_record(writer, reader, path, told)
@@ -131,10 +133,10 @@ def _resolve(writer: AvroType, reader: AvroType, path: str, told: list[str]) -> 
     return None if item is None else _items(item, keyed=reader.kind == "map")
 
 
-def _resolve_union(writer: AvroType, reader: AvroType, path: str, told: list[str]) -> Node | None:
+def _resolve_union(writer: Node, reader: Node, path: str, told: list[str]) -> Read | None:
     """Each value says its branch; a branch that does not resolve makes a record that does not."""
-    nullable = {branch.kind for branch in reader.parts} if reader.kind == "union" else set()
-    branches: list[Node | None] = []
+    nullable = {branch.kind for branch in reader.parts} if reader.kind == UNION else set()
+    branches: list[Read | None] = []
     for branch in writer.parts:
         if branch.kind == "null" and "null" not in nullable and reader.kind != "null":
             told.append(f"{path}: nullable, required here")
@@ -154,27 +156,28 @@ def _resolve_union(writer: AvroType, reader: AvroType, path: str, told: list[str
     return read
 
 
-def _resolve_record(writer: AvroType, reader: AvroType, path: str, told: list[str]) -> Node | None:
-    wanted = dict(zip(reader.names, reader.parts, strict=True))
-    steps: list[tuple[str | None, Node]] = []
-    for name, part in zip(writer.names, writer.parts, strict=True):
-        at = f"{path}.{name}" if path else name
+def _resolve_record(writer: Node, reader: Node, path: str, told: list[str]) -> Read | None:
+    wanted = {field.name: field for field in reader.fields}
+    there = [field.name for field in writer.fields]
+    steps: list[tuple[str | None, Read]] = []
+    for field in writer.fields:
+        name, at = field.name, f"{path}.{field.name}" if path else field.name
         if name in wanted:
-            node = _resolve(part, wanted[name], at, told)
+            node = _resolve(field.type, wanted[name].type, at, told)
             if node is None:
                 return None
             steps.append((name, node))
             continue
         told.append(f"{at}: added, not read")
-        if not part.empty:
-            steps.append((None, _skipped(part)))
-    missing = [name for name in reader.names if name not in writer.names]
-    if any(name not in reader.defaults for name in missing):
+        if not has_no_bytes(field.type):
+            steps.append((None, _skipped(field.type)))
+    missing = [field for field in reader.fields if field.name not in there]
+    if not all(field.has_default for field in missing):
         return None
-    fill = {name: reader.defaults[name] for name in missing}
-    told += [f"{path}.{name}".lstrip(".") + ": missing, reads as its default" for name in missing]
-    shared = [name for name in writer.names if name in wanted]
-    if shared != [name for name in reader.names if name in shared]:
+    fill = {field.name: field.default for field in missing}
+    told += [f"{path}.{name}".lstrip(".") + ": missing, reads as its default" for name in fill]
+    shared = [name for name in there if name in wanted]
+    if shared != [name for name in wanted if name in shared]:
         told.append(f"{path or 'record'}: fields in another order")
 
     def read(b: bytes, p: int) -> tuple[Any, int]:
@@ -188,15 +191,15 @@ def _resolve_record(writer: AvroType, reader: AvroType, path: str, told: list[st
     return read
 
 
-def _resolve_enum(writer: AvroType, reader: AvroType, path: str, told: list[str]) -> Node | None:
+def _resolve_enum(writer: Node, reader: Node, path: str, told: list[str]) -> Read | None:
     """A symbol that the reader does not know is its default, where it has one."""
-    known = set(reader.names)
-    otherwise = reader.defaults.get("")
-    symbols = [name if name in known else otherwise for name in writer.names]
+    known = set(reader.symbols)
+    otherwise = reader.symbol_default
+    symbols = [name if name in known else otherwise for name in writer.symbols]
     if not any(symbols):
         return None
-    if writer.names != reader.names:
-        strange = [name for name in writer.names if name not in known]
+    if writer.symbols != reader.symbols:
+        strange = [name for name in writer.symbols if name not in known]
         told.append(f"{path}: enum with " + (", ".join(strange[:5]) or "other symbols"))
 
     def read(b: bytes, p: int) -> tuple[Any, int]:
@@ -209,15 +212,15 @@ def _resolve_enum(writer: AvroType, reader: AvroType, path: str, told: list[str]
     return read
 
 
-def _promoted(kind: str, reader: AvroType) -> Node | None:
+def _promoted(kind: str, reader: Node) -> Read | None:
     """A leaf of one type as another: Avro's promotions, and decimal text."""
-    if kind == "string" and reader.kind in _INT_BITS and reader.logical is None:
+    if kind == "string" and reader.kind in _INT_BITS and not reader.logical:
         return _then(_string, lambda text: _whole_of(text, _INT_BITS[reader.kind]))
     change = _PROMOTIONS.get((kind, reader.kind))
     return None if change is None else _then(_READERS[kind], change)
 
 
-def _then(node: Node, change: Callable[[Any], Any]) -> Node:
+def _then(node: Read, change: Callable[[Any], Any]) -> Read:
     def read(b: bytes, p: int) -> tuple[Any, int]:
         value, p = node(b, p)
         return change(value), p
@@ -244,7 +247,7 @@ def _whole_of(text: str, bits: int) -> int:
     return number
 
 
-def _items(item: Node, *, keyed: bool) -> Node:
+def _items(item: Read, *, keyed: bool) -> Read:
     """An array, or a map as a dict. Each item has a byte, so the work is bounded by them."""
 
     def read(b: bytes, p: int) -> tuple[Any, int]:
@@ -268,22 +271,24 @@ def _items(item: Node, *, keyed: bool) -> Node:
     return read
 
 
-def _skipped(kind: AvroType) -> Node:
-    """Reads a value that nobody asks for; `type_of` has refused items without bytes."""
+def _skipped(kind: Node) -> Read:
+    """Reads a value that nobody asks for; `unfolded` has refused items without bytes."""
     if kind.kind in _READERS:
         return _READERS[kind.kind]
     if kind.kind == "enum":
-        return _one_of([_READERS["null"]] * len(kind.names))
+        return _one_of([_READERS["null"]] * len(kind.symbols))
     if kind.kind == "fixed":
         return _fixed(kind.size)
-    if kind.kind == "union":
+    if kind.kind == UNION:
         return _one_of([_skipped(part) for part in kind.parts])
     if kind.kind == "record":
-        return _one_by_one([_skipped(part) for part in kind.parts if not part.empty])
+        return _one_by_one(
+            [_skipped(field.type) for field in kind.fields if not has_no_bytes(field.type)]
+        )
     return _items(_skipped(kind.parts[0]), keyed=kind.kind == "map")
 
 
-def _one_of(nodes: list[Node]) -> Node:
+def _one_of(nodes: list[Read]) -> Read:
     def read(b: bytes, p: int) -> tuple[Any, int]:
         index, p = _varint(b, p)
         if not 0 <= index < len(nodes):
@@ -293,7 +298,7 @@ def _one_of(nodes: list[Node]) -> Node:
     return read
 
 
-def _one_by_one(nodes: list[Node]) -> Node:
+def _one_by_one(nodes: list[Read]) -> Read:
     def read(b: bytes, p: int) -> tuple[Any, int]:
         for node in nodes:
             _, p = node(b, p)
@@ -302,7 +307,7 @@ def _one_by_one(nodes: list[Node]) -> Node:
     return read
 
 
-def _fixed(size: int) -> Node:
+def _fixed(size: int) -> Read:
     def read(b: bytes, p: int) -> tuple[Any, int]:
         if size > len(b) - p:
             raise IndexError("truncated")
@@ -349,7 +354,7 @@ def _string(b: bytes, p: int) -> tuple[str, int]:
     return data.decode(), p
 
 
-_READERS: Final[Mapping[str, Node]] = {
+_READERS: Final[Mapping[str, Read]] = {
     "null": lambda b, p: (None, p),
     "boolean": _boolean,
     "int": _int,
@@ -369,7 +374,3 @@ _PROMOTIONS: Final[Mapping[tuple[str, str], Callable[[Any], Any]]] = {
     ("string", "bytes"): str.encode,
     ("bytes", "string"): bytes.decode,
 }
-
-
-def _short(name: str) -> str:
-    return name.rpartition(".")[2]
