@@ -25,9 +25,8 @@ from seamline.connectors.governance import rehearsing
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.reader import read_range
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.connectors.registry.resolving import BundleResolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.connectors.world import World
-from seamline.schemas.bundle import approved_bundle
 from seamline.schemas.contract import BUNDLE_SHA256
 from seamline.schemas.topics import subject_of
 from seamline.streams.kernel.intake import NAMES
@@ -77,7 +76,7 @@ def run(world: World, rows: int) -> dict[str, Any]:
         now_ns=now_ns,
         bundle_sha256=BUNDLE_SHA256,
     )
-    resolve = BundleResolver(client, approved_bundle(), NAMES)
+    resolve = Meanings(client, NAMES)
     try:
         rehearsing.rehearse(world.cluster, plan, resolve)  # compiles
         ours = measured(rows, lambda: rehearsing.rehearse(world.cluster, plan, resolve))

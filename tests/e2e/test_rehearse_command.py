@@ -21,9 +21,8 @@ from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.governance.rehearsal_file import Progress
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.connectors.registry.resolving import BundleResolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.connectors.world import REGISTRY_VARIABLE, World
-from seamline.schemas.bundle import approved_bundle
 from seamline.schemas.contract import BUNDLE_SHA256
 from seamline.schemas.errors import UsageError
 from seamline.schemas.topics import partition_of, subject_of
@@ -140,7 +139,7 @@ def test_an_interrupted_rehearsal_goes_on_to_the_same_numbers(
     few: Landed, registry: RemoteSchemaRegistryClient, tmp_path: Path
 ) -> None:
     cluster = few.fresh.world.cluster
-    resolve = BundleResolver(registry, approved_bundle(), NAMES)
+    resolve = Meanings(registry, NAMES)
     plan = plan_of(few)
     whole = rehearsing.rehearse(cluster, plan, resolve)
     file = tmp_path / "rehearsal.json"

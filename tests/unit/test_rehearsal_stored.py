@@ -12,7 +12,7 @@ import pytest
 from machine_world import IDS, PARENT, START_NS, SYMBOLS, Row, World, resolve
 from seamline.connectors.governance.rehearsing import Plan, rehearse
 from seamline.connectors.kafka.cluster import Cluster
-from seamline.connectors.registry.resolving import BundleResolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.schemas.bundle import Bundle, approved_bundle, bundle_of
 from seamline.schemas.codec import frame
 from seamline.schemas.contract import SCHEMAS, approved, subject_rules
@@ -93,7 +93,7 @@ class Registry:
         self.down = False
         self.asked = 0
 
-    def by_id(self, schema_id: int) -> str:
+    def by_id(self, schema_id: int, within_s: float | None = None) -> str:
         self.asked += 1
         if self.down:
             raise TransportError("no answer")
@@ -113,9 +113,9 @@ def proposal() -> tuple[Bundle, str]:
     return bundle_of(files), text
 
 
-def resolver(registry: Registry, bundle: Bundle) -> BundleResolver:
+def resolver(registry: Registry, bundle: Bundle) -> Meanings:
     names = subject_rules("ohlcv")["live"].schemas
-    return BundleResolver(registry, bundle, names, pause_s=60)  # type: ignore[arg-type]
+    return Meanings(registry, names, bundle)  # type: ignore[arg-type]
 
 
 def landed(tmp_path: Path, schema_id: int) -> MemoryRecord:
@@ -164,13 +164,15 @@ def test_what_a_bundle_drops_is_unknown() -> None:
     assert found(8) is None
 
 
-def test_a_registry_that_does_not_answer_is_left_alone_and_known_ids_go_on() -> None:
+def test_known_ids_go_on_without_a_registry_and_unknown_ones_are_asked_again() -> None:
     registry = Registry({8: SCHEMAS["bar"].text, 9: "no schema"})
     found = resolver(registry, approved_bundle())
     assert found(8) == SCHEMAS["bar"] and found(9) is None and found(10) is None
     registry.down = True
-    for number in (11, 12, 13):
-        with pytest.raises(TransportError):
-            found(number)
-    assert registry.asked == 4
-    assert found(8) == SCHEMAS["bar"]
+    with pytest.raises(TransportError):
+        found(11)
+    asked = registry.asked
+    assert found(8) == SCHEMAS["bar"] and found(9) is None and registry.asked == asked
+    registry.down = False
+    registry.texts[10] = SCHEMAS["bar"].text
+    assert found(10) == SCHEMAS["bar"]

@@ -22,7 +22,7 @@ from typing import Any, Final
 from seamline.connectors.governance.log import Change, GovernanceLog, Governed, OutRecord
 from seamline.connectors.governance.quarantine import Quarantine
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.connectors.registry.meanings import resolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.connectors.registry.registration import verify
 from seamline.connectors.world import World
 from seamline.schemas.audit import Draft
@@ -127,7 +127,7 @@ class Door:
         log = GovernanceLog(world.cluster)
         book, mode = log.read().book, default_mode(env)
         client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
-        resolve = resolver(client, preset)
+        resolve = Meanings.of_landing(client, preset)
         judge = judge_of(preset, resolve, lambda s: book.policy_of(s, mode), clock_ns())
         chosen = None if partitions is None else tuple(partitions)
         found = Quarantine(world.cluster, preset, chosen)
@@ -238,7 +238,7 @@ def batches_of(plan: Plan) -> Iterator[tuple[Unit, ...]]:
 def decoder(world: World, preset: Preset) -> Iterator[Callable[[Kept], Fields | None]]:
     """How the fields of kept records are read for people; None for what cannot be read, now."""
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
-    resolve = resolver(client, preset)
+    resolve = Meanings.of_landing(client, preset)
 
     def read(kept: Kept) -> Fields | None:
         try:

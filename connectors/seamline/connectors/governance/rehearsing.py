@@ -20,7 +20,7 @@ from seamline.connectors.governance.rehearsal_file import Progress
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.reader import BATCH_MAX, Message, read_range
-from seamline.connectors.registry.resolving import BundleResolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.schemas.contract import BUNDLE_SHA256
 from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
@@ -71,7 +71,7 @@ class Judge(Protocol):
 def rehearse(
     cluster: Cluster,
     plan: Plan,
-    resolve: BundleResolver,
+    resolve: Meanings,
     on_progress: Callable[[Progress], None] | None = None,
     *,
     save_s: float = SAVE_S,

@@ -1,20 +1,25 @@
-"""What the ids of a registry mean where the producers of a preset write.
+"""What the schema ids of a registry mean under a bundle: by content and never by the number.
 
-Decides: what is remembered, and that an id which means nothing now is asked for again. Invariant:
-content decides, never the number. Must not know: what is done with a record whose id means nothing
-that is approved.
+Decides: which schemas count as approved (those of the bundle), how one that only a proposed bundle
+has is read by this program, and what is remembered. Invariants: what an id means does not change,
+so it is asked once; an unknown id may be registered later, so it is asked again. A registry that
+does not answer is left alone by its client. Must not know: records, rules, what is done with a
+record whose id means nothing that is approved.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Collection
+from typing import Final, Self
 
-from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.schemas.contract import subject_rules
+from seamline.connectors.registry.client import SchemaRegistryClient
+from seamline.schemas.bundle import Bundle, approved_bundle
+from seamline.schemas.contract import fingerprint_of_text, subject_rules
+from seamline.schemas.drift import Drift, drift_of
 from seamline.schemas.errors import ContractError
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import LANDING_ROLES
-from seamline.streams.kernel.writers import Meaning, Resolve, meaning_of
+from seamline.streams.kernel.writers import Meaning, meaning_of
 
 IDS_KNOWN_MAX: Final = 10_000
 # A step waits no longer for a slow registry: the record goes to quarantine as
@@ -22,23 +27,68 @@ IDS_KNOWN_MAX: Final = 10_000
 LOOK_UP_S: Final = 2.0
 
 
-def resolver(client: RemoteSchemaRegistryClient, preset: Preset) -> Resolve:
-    """Schema id -> what it means where the preset's producers write, by its content; None where it
-    means nothing approved."""
-    rules = subject_rules(preset.kind)
-    names = {name for role in LANDING_ROLES for name in rules[role].schemas}
-    known: dict[int, Meaning | None] = {}
+class Meanings:
+    """Schema id -> what it means where records of `names` land, None for nothing approved. A
+    `streams.kernel.writers.Resolve`, of one thread.
 
-    def resolve(schema_id: int) -> Meaning | None:
-        if schema_id not in known:
+    A schema that only `bundle` has counts as approved; `proposed` says how this program reads it.
+    One that this program has and `bundle` has not counts as unknown. `within_s` bounds the wait for
+    one answer, None: as long as the client's settings allow. Raises TransportError for an id that
+    was not seen before while the registry does not answer.
+    """
+
+    def __init__(
+        self,
+        client: SchemaRegistryClient,
+        names: Collection[str],
+        bundle: Bundle | None = None,
+        within_s: float | None = None,
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._ours = approved_bundle()
+        self._bundle = bundle or self._ours
+        self._within_s = within_s
+        self._known: dict[int, Meaning | None] = {}
+        self._proposed: dict[int, Drift] = {}
+
+    @classmethod
+    def of_landing(cls, client: SchemaRegistryClient, preset: Preset) -> Self:
+        """What ids mean to a worker: where the producers of a preset write, without a long wait."""
+        rules = subject_rules(preset.kind)
+        names = {name for role in LANDING_ROLES for name in rules[role].schemas}
+        return cls(client, names, within_s=LOOK_UP_S)
+
+    def __call__(self, schema_id: int) -> Meaning | None:
+        if schema_id not in self._known:
             try:
-                text = client.by_id(schema_id, within_s=LOOK_UP_S)
+                text = self._client.by_id(schema_id, within_s=self._within_s)
             except ContractError:
-                return None  # it may be registered later
-            if len(known) >= IDS_KNOWN_MAX:
-                known.clear()
-            # What an id means does not change; an approved schema comes with a new program.
-            known[schema_id] = meaning_of(text, names)
-        return known[schema_id]
+                return None
+            if len(self._known) >= IDS_KNOWN_MAX:
+                self._known.clear()
+                self._proposed.clear()
+            self._known[schema_id] = self._meaning(schema_id, text)
+        return self._known[schema_id]
 
-    return resolve
+    def proposed(self, schema_id: int) -> Drift | None:
+        """How values of an id are read whose schema only the proposed bundle has; None for others,
+        and for an id that was not asked for."""
+        return self._proposed.get(schema_id)
+
+    def _meaning(self, schema_id: int, text: str) -> Meaning | None:
+        try:
+            fingerprint = fingerprint_of_text(text)
+        except ContractError:
+            return None  # no Avro schema: a registry may hold others
+        ours = self._ours.by_fingerprint(fingerprint)
+        approved = self._bundle.by_fingerprint(fingerprint)
+        if ours is not None:
+            return approved
+        if approved is None:
+            return meaning_of(text, self._names)
+        drift = drift_of(text, self._names) if approved.name in self._names else None
+        if drift is None:
+            return None
+        self._proposed[schema_id] = drift
+        return approved

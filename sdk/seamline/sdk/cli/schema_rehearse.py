@@ -57,7 +57,7 @@ def rehearse(
     """Judge a retained topic as strict would have, and say what it would have blocked."""
     from seamline.connectors.governance import rehearsing
     from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-    from seamline.connectors.registry.resolving import BundleResolver
+    from seamline.connectors.registry.meanings import Meanings
     from seamline.connectors.world import World
     from seamline.presets import loader
     from seamline.schemas.contract import subject_rules
@@ -84,7 +84,7 @@ def rehearse(
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
         names = subject_rules(preset.kind)[plan.role].schemas
-        resolve = BundleResolver(client, chosen, names)
+        resolve = Meanings(client, names, chosen)
         evidence = rehearsing.rehearse(world.cluster, plan, resolve)
     finally:
         client.close()

@@ -16,7 +16,7 @@ import numpy as np
 
 from seamline.connectors.calendars import calendar
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.connectors.registry.meanings import resolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.stores.block_index import SqliteIndex
 from seamline.connectors.world import World
@@ -58,13 +58,14 @@ def make_factory(
         found = ensure_registered(client, each, mode_of=lambda subject: policies(subject).mode)
         ids.update(found)
     owner = f"{socket.gethostname()}:{os.getpid()}"
+    resolve = Meanings.of_landing(client, preset)
     if preset.kind == "trades":
-        return TradesFactory(preset, ids, resolver(client, preset), policies, owner)
+        return TradesFactory(preset, ids, resolve, policies, owner)
     return OhlcvFactory(
         preset=preset,
         derived=derived,
         ids=ids,
-        resolve=resolver(client, preset),
+        resolve=resolve,
         policies=policies,
         owner=owner,
         directory=directory,

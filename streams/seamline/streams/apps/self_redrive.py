@@ -21,7 +21,7 @@ from typing import Final
 from seamline.connectors.governance.quarantine import Choice
 from seamline.connectors.governance.redriving import Door, Request
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
-from seamline.connectors.registry.meanings import resolver
+from seamline.connectors.registry.meanings import Meanings
 from seamline.connectors.world import World
 from seamline.schemas.errors import SeamlineError, TransportError
 from seamline.streams.apps.blocking import BlockingThread
@@ -50,7 +50,7 @@ class SelfRedrive:
         # Ids that the registry could not be asked for: it is asked before quarantine is read again.
         self._ids: set[int] = set()
         self._client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
-        self._resolve = resolver(self._client, app.preset)
+        self._resolve = Meanings.of_landing(self._client, app.preset)
 
     async def run(self) -> None:
         """Look, send back, wait; for ever."""
