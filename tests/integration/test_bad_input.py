@@ -108,7 +108,7 @@ CASES = (
     Case("other key", both("key_mismatch"), "UTF-8 symbol", key=b"OTHER/USDT"),
     Case("no key", both("key_mismatch"), "UTF-8 symbol", key=b""),
     Case("elsewhere", both("wrong_partition"), "murmur2", wrong_partition=True),
-    Case("lying", both("fingerprint_mismatch"), "is a bar", headers=OF_A_BLOCK),
+    Case("lying", both("fingerprint_mismatch"), "a bar, the header says", headers=OF_A_BLOCK),
     Case("no headers", both("null_value"), "no heartbeat headers", null=True),
     Case("soon", both("null_value"), "no heartbeat headers", headers=beat(b"soon"), null=True),
     Case("tomorrow", both("future_time"), "watermark", headers=beat(b"9" + b"0" * 18), null=True),
