@@ -136,7 +136,7 @@ def tombstone(
     directory: DirOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Withdraw a writer schema: its records are refused for this subject in every mode."""
+    """Withdraw a writer schema: canary counts its records, strict sets them aside."""
 
     def run(promoting: Promoting, of: Subject) -> Outcome:
         return promoting.tombstone(of, version, reason, dry_run=dry_run)
