@@ -15,7 +15,7 @@ import pytest
 import typer.main
 
 import seamline.sdk
-from seamline.connectors.metrics import OWNER_STATES, TROUBLES, Metrics
+from seamline.connectors.metrics import OWNER_STATES, ROW_KINDS, TROUBLES, Metrics
 from seamline.sdk.cli.main import app
 from seamline.streams.kernel.validate import RULES
 
@@ -30,6 +30,10 @@ PAGES = sorted(
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 # A command in code: after a backquote, at the start of a line of code, or in a repair.
 COMMAND = re.compile(r"(?:`|^ {4}|Run: |: )seamline ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)", re.M)
+# A call of it with its arguments, up to the end of the line of code, and the options in it.
+CALL = re.compile(r"(?:`|^ {4}|^\$ )seamline ([^`|\n]+)", re.M)
+OPTION = re.compile(r"(?<=\s)(-[a-z]|--[a-z][a-z-]*)\b")
+SERIES = re.compile(r"\b(?:seamless|seamline_worker|seamline_schema)_[a-z_]+\b")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 MODULE = re.compile(r"`((?:schemas|streams|connectors|presets|sdk)(?:\.[a-z_]+)+)")
@@ -132,6 +136,61 @@ def test_the_page_for_ops_knows_every_series_of_the_worker_and_every_rule() -> N
             assert f"`{family.name}" in text, family.name
     for word in (*RULES.values(), *OWNER_STATES, *TROUBLES):
         assert f"`{word}`" in text, word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_series_that_is_named_exists(page: Path) -> None:
+    samples: set[str] = set()
+    for family in Metrics().registry.collect():
+        ends = ("_bucket", "_sum", "_count") if family.type == "histogram" else ("_total",)
+        samples.update((family.name, *(family.name + end for end in ends)))
+    for name in SERIES.findall(read(page)):
+        assert name in samples, name
+
+
+def test_the_page_for_ops_knows_every_series_of_the_live_connector() -> None:
+    """Its counters are the fields of classes named …Counters; see `LiveConnector.counters`."""
+    text = read(ROOT / "docs" / "operations.md")
+    kernel = ROOT / "streams" / "seamline" / "streams" / "kernel" / "feed.py"
+    names = set(ROW_KINDS)
+    for path in (*(ROOT / "connectors" / "seamline" / "connectors").glob("live*.py"), kernel):
+        for node in ast.walk(ast.parse(read(path))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Counters"):
+                names.update(n.target.id for n in node.body if isinstance(n, ast.AnnAssign))  # type: ignore[union-attr]
+    assert {"frames", "clock_polls", "settled_differ", "inserted"} <= names
+    for name in sorted(names):
+        assert f"`{name}`" in text, name
+
+
+def test_the_page_for_ops_knows_every_command_of_governance() -> None:
+    text = read(ROOT / "docs" / "operations.md")
+    group: Any = typer.main.get_command(app)
+    for name in ("schema", "quarantine"):
+        for sub, command in group.commands[name].commands.items():
+            for words in [f"{sub} {part}" for part in getattr(command, "commands", ())] or [sub]:
+                assert f"seamline {name} {words}" in text, f"{name} {words}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_option_that_is_shown_exists(page: Path) -> None:
+    group: Any = typer.main.get_command(app)
+    for line in CALL.findall(read(page).replace("\\\n", " ")):
+        command, words = group, line.split()
+        while words and words[0] in getattr(command, "commands", ()):
+            command = command.commands[words.pop(0)]
+        if not hasattr(command, "commands"):
+            known = {"--help"}
+            for each in command.params:
+                known.update((*each.opts, *each.secondary_opts))
+            for option in OPTION.findall(line):
+                assert option in known, f"seamline {line}"
+
+
+def test_every_module_of_governance_is_on_the_map() -> None:
+    text = read(ROOT / "ARCHITECTURE.md")
+    for package in ("governance", "registry"):
+        for path in (ROOT / "connectors" / "seamline" / "connectors" / package).glob("*.py"):
+            assert f"`connectors.{package}.{path.stem}`" in text, path.name
 
 
 def test_the_page_for_ops_knows_every_variable() -> None:
