@@ -94,6 +94,11 @@ def make_named(world: World, directory: Path, preset_id: str) -> FreshPreset:
     venue, interval = preset_id.split(".")[1::2]
     file = directory / "presets.yaml"
     file.write_text(_document(_entries(venue, interval, (), {})), encoding="utf-8")
+    return make_listed(world, file, preset_id)
+
+
+def make_listed(world: World, file: Path, preset_id: str) -> FreshPreset:
+    """A preset of a file that somebody wrote; those derived from it are left out."""
     presets = loader.load(file, {})
     preset = presets[preset_id]
     topics.apply(world.cluster, preset)

@@ -26,6 +26,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
+from governance_laying import lay
 from integration.governance_writer import STEPS
 from integration.hanging_rows import leave_open, unverified
 from seamline.connectors.embedded import single, stack
@@ -424,23 +425,6 @@ def test_an_open_transaction_of_somebody_else_is_named(
     assert verdict(plane)["why"] == ""
 
 
-def lay(plane: Plane, values: list[bytes], head: Head, states: list[SubjectState]) -> None:
-    """Both topics anew, with this content, as somebody would leave them who owns the cluster."""
-    client = AdminClient(plane.cluster.client_config())
-    names = [AUDIT_TOPIC, SCHEMA_MODES_TOPIC]
-    for future in client.delete_topics(names).values():
-        future.result(timeout=PATIENCE_S)
-    until(lambda: not Admin(plane.cluster).partitions(names), "the topics to be gone")
-    plane.log.ensure_topics()
-    producer = IdempotentProducer(plane.cluster)
-    for value in values:
-        producer.send(AUDIT_TOPIC, None, value, partition=0)
-    for each in states:
-        producer.send(SCHEMA_MODES_TOPIC, each.subject.encode(), encode_state(each), partition=0)
-    producer.send(SCHEMA_MODES_TOPIC, HEAD_KEY, encode_head(head), partition=0)
-    producer.close()
-
-
 def made_again(entries: tuple[Entry, ...], reason: str) -> list[Entry]:
     """The whole chain with another first reason, every hash computed anew."""
     again: list[Entry] = []
@@ -459,7 +443,7 @@ def test_verify_sees_every_change_of_the_topic(plane: Plane) -> None:
     entries, states = governed.entries, [*governed.book.states.values()]
     values = [value or b"" for value in chain.values]
     last, kept = len(values) - 1, entries[1].hash
-    lay(plane, values, governed.head, states)
+    lay(plane.cluster, values, governed.head, states)
     assert verdict(plane, "--head", kept)["head_asked_is_entry"] == 1
     # A mode that was set past the chain.
     producer = IdempotentProducer(plane.cluster)
@@ -483,18 +467,18 @@ def test_verify_sees_every_change_of_the_topic(plane: Plane) -> None:
         changed = bytearray(values[at])
         changed[place] ^= 1
         laid = [*values[:at], bytes(changed), *values[at + 1 :]]
-        lay(plane, laid, governed.head, states)
+        lay(plane.cluster, laid, governed.head, states)
         answer = verdict(plane)
         assert (answer["broken"], answer["ok"]) == ([at, at + 1], False), answer
         assert answer["offsets"][0] == at
         # It stays visible: the next writer goes on from the head that is kept.
         plane.log.commit(an_entry("after the change"))
         assert verdict(plane)["broken"] == [at, at + 1]
-    lay(plane, values[:-1], governed.head, states)
+    lay(plane.cluster, values[:-1], governed.head, states)
     assert verdict(plane)["broken"] == [last - 1, last]
     # All of it made again, the head too: only a hash that a person kept tells.
     again = made_again(entries, "another story")
-    lay(plane, [encode_entry(entry) for entry in again], again[-1].head, states)
+    lay(plane.cluster, [encode_entry(entry) for entry in again], again[-1].head, states)
     assert verdict(plane)["ok"]
     assert "made again" in verdict(plane, "--head", kept)["why"]
     assert ask(plane, "verify", "--head", "abc")[0] == 2
@@ -502,7 +486,7 @@ def test_verify_sees_every_change_of_the_topic(plane: Plane) -> None:
 
 def test_an_export_is_for_an_auditor(plane: Plane) -> None:
     told = Draft("demote", SUBJECT, "ann|*", "line\nbreak <b>", SHA, (0, 10**18), {"n": [1, 2]})
-    lay(plane, [], Head(0, SHA), [])
+    lay(plane.cluster, [], Head(0, SHA), [])
     assert verdict(plane)["why"] == "the chain is empty, the head that is kept is entry 0"
     client = AdminClient(plane.cluster.client_config())
     for future in client.delete_topics([AUDIT_TOPIC, SCHEMA_MODES_TOPIC]).values():
