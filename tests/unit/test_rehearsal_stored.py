@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from machine_world import IDS, PARENT, START_NS, SYMBOLS, Row, World, resolve
-from seamline.connectors.governance.rehearsing import Plan, rehearse
-from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.registry.meanings import Meanings
 from seamline.schemas.bundle import Bundle, approved_bundle, bundle_of
 from seamline.schemas.codec import frame
 from seamline.schemas.contract import SCHEMAS, approved, subject_rules
-from seamline.schemas.errors import ContractError, TransportError, UsageError
-from seamline.schemas.topics import HEADER_FINGERPRINT, subject_of, topic_name
+from seamline.schemas.errors import ContractError, TransportError
+from seamline.schemas.topics import HEADER_FINGERPRINT, topic_name
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.rehearsal_judge import LandingJudge, as_approved
 from seamline.streams.kernel.rehearsal_stored import StoredJudge
@@ -146,15 +144,6 @@ def test_a_schema_that_only_the_proposal_has_counts_as_approved(tmp_path: Path) 
     cut = [replace(record, value=(record.value or b"")[:-2])]
     judged = LandingJudge(PARENT, 0, "live", found).judge(as_approved(cut, found, found.proposed))
     assert [each.reason for each in judged.blocked] == ["undecodable"]
-
-
-def test_a_preset_without_bars_is_refused_by_name() -> None:
-    trades = replace(PARENT, id="trades.test.spot", kind="trades", interval_ns=0)
-    subject = subject_of(topic_name(trades.id, "live"))
-    plan = Plan(subject, trades, "48h", 0, 1, "0" * 64)
-    nowhere = Cluster("127.0.0.1:9")
-    with pytest.raises(UsageError, match="trades"):
-        rehearse(nowhere, plan, resolver(Registry({}), approved_bundle()))
 
 
 def test_what_a_bundle_drops_is_unknown() -> None:

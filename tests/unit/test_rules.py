@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from seamline.schemas.codec import REASONS
-from seamline.streams.apps import trades
-from seamline.streams.kernel import intake, validate, writers
+from seamline.streams.kernel import intake, trade_rules, validate, writers
 from seamline.streams.kernel.rules import (
     BLOCK,
     CONFORMANCE_PRESETS,
@@ -46,7 +45,7 @@ def agent_ids() -> set[str]:
     ids |= {writers.UNDECODABLE, writers.UNKNOWN_SCHEMA, writers.REGISTRY_UNAVAILABLE}
     ids |= {SCHEMA_DRIFT, TOMBSTONED_SCHEMA}
     ids |= {DUPLICATE_EQUAL, DUPLICATE_CONFLICT, GAP}
-    return ids | {trades.NON_FINITE, trades.FUTURE_TIME, *trades.VALUE_RULES}
+    return ids | {trade_rules.NON_FINITE, trade_rules.FUTURE_TIME, *trade_rules.VALUE_RULES}
 
 
 def test_every_id_that_the_agent_can_write_is_registered() -> None:

@@ -24,16 +24,22 @@ from seamline.connectors.registry.meanings import Meanings
 from seamline.schemas.contract import BUNDLE_SHA256
 from seamline.schemas.errors import UsageError
 from seamline.schemas.preset import Preset
-from seamline.schemas.times import format_time
+from seamline.schemas.times import NS_PER_US, format_time
 from seamline.schemas.topics import parse_subject, topic_name
 from seamline.streams.kernel.protocol import ROLES, Record
 from seamline.streams.kernel.rehearsal import Evidence
 from seamline.streams.kernel.rehearsal_judge import Judged, LandingJudge, as_approved
 from seamline.streams.kernel.rehearsal_stored import StoredJudge
 from seamline.streams.kernel.rehearsal_tally import Tally
+from seamline.streams.kernel.rehearsal_trades import TradesJudge
 from seamline.streams.kernel.writers import Resolve
 
 SAVE_S: Final = 2.0
+TRADES: Final = "trades"
+OF_TRADES: Final = (
+    "of trades: what is said of bars is said of trades; one is missing when its symbol and id were "
+    "accepted nowhere, stale minutes are in the times of the trades"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +87,10 @@ def rehearse(
 
     `on_progress` is called after each batch, when all of it is counted. With `plan.resume` the
     file is taken up if there is one and left complete at the end: whoever has recorded the evidence
-    deletes it. Raises UsageError for a preset that has no bars, a topic that does not exist, a
-    `since` that is not in the past, and a file that is not of this rehearsal; ContractError when
-    records that are still to be read are no longer retained; TransportError when the broker does
-    not answer.
+    deletes it. Raises UsageError for a topic that does not exist, a `since` that is not in the
+    past, and a file that is not of this rehearsal; ContractError when records that are still to be
+    read are no longer retained; TransportError when the broker does not answer.
     """
-    if plan.preset.kind != "ohlcv":
-        raise UsageError(
-            f"a preset of kind {plan.preset.kind} cannot be rehearsed yet: its worker judges by "
-            "rules of its own",
-            parameter="subject",
-            value=plan.subject,
-            fix="Rehearse a subject of an ohlcv preset; the metrics have the failures of this one",
-        )
     admin = Admin(cluster)
     of = _identity(admin, plan)
     progress = rehearsal_file.load(plan.resume, of) if plan.resume is not None else None
@@ -134,6 +131,8 @@ def rehearse(
 
 
 def _judge(plan: Plan, partition: int, resolve: Resolve) -> Judge:
+    if plan.role in ROLES and plan.preset.kind == TRADES:
+        return TradesJudge(plan.preset, partition, resolve, plan.tombstones)
     if plan.role in ROLES:
         return LandingJudge(plan.preset, partition, plan.role, resolve, plan.tombstones)
     return StoredJudge(plan.preset, partition, plan.role, resolve, plan.tombstones)
@@ -181,14 +180,17 @@ def _begin(admin: Admin, plan: Plan) -> Progress:
         at = found[tp]
         starts[tp[1]] = fences[tp] if at is None else min(max(at, begins[tp]), fences[tp])
     gone = [n for n, first in starts.items() if 0 < first == begins[plan.topic, n]]
-    notes: tuple[str, ...] = ()
+    of_trades = plan.preset.kind == TRADES and plan.role in ROLES
+    notes: tuple[str, ...] = (OF_TRADES,) if of_trades else ()
     if gone:
-        notes = (
+        notes += (
             f"of partitions {gone} everything that is retained was read, from offsets "
             f"{[starts[n] for n in gone]} on: what was before is gone, and may have been of "
             f"{format_time(plan.since_ns)} or later",
         )
-    tally = Tally(since_ns=plan.since_ns, ended_ns=plan.now_ns, interval_ns=plan.preset.interval_ns)
+    # A trade has no interval: its time is exact.
+    unit_ns = NS_PER_US if plan.preset.kind == TRADES else plan.preset.interval_ns
+    tally = Tally(since_ns=plan.since_ns, ended_ns=plan.now_ns, interval_ns=unit_ns)
     return Progress(
         since_ns=plan.since_ns,
         ended_ns=plan.now_ns,

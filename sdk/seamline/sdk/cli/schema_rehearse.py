@@ -93,7 +93,7 @@ def rehearse(
         notices.print(f"recorded as entry {number} of the audit log")
     if resume is not None:
         resume.unlink(missing_ok=True)
-    _show(evidence, output)
+    _show(evidence, output, "trades" if preset.kind == "trades" else "bars")
     if not evidence.complete:
         raise typer.Exit(1)
 
@@ -139,14 +139,14 @@ def _record(cluster: Cluster, evidence: Evidence, actor: str, bundle: Path | Non
     return entry.number
 
 
-def _show(evidence: Evidence, output: Format) -> None:
+def _show(evidence: Evidence, output: Format, unit: str) -> None:
     plain = evidence.to_json()
     if output is Format.JSON:
         emit_object(plain, output)
         return
     rows = list(_rows(evidence))
     if output is Format.TABLE:
-        emit_object(_summary(evidence), output, title=f"Rehearsal of {evidence.subject}")
+        emit_object(_summary(evidence, unit), output, title=f"Rehearsal of {evidence.subject}")
         sys.stdout.flush()
         if not rows:
             return
@@ -161,8 +161,8 @@ def _rows(evidence: Evidence) -> Iterator[Mapping[str, Any]]:
             yield {"by": by, "name": name, "blocked": blocked, "samples": shown}
 
 
-def _summary(evidence: Evidence) -> dict[str, Any]:
-    """What people look at first."""
+def _summary(evidence: Evidence, unit: str) -> dict[str, Any]:
+    """What people look at first; `unit`: what is counted, bars or trades."""
     from seamline.schemas.times import format_duration, format_time
 
     traffic = evidence.traffic
@@ -173,11 +173,11 @@ def _summary(evidence: Evidence) -> dict[str, Any]:
         "longest silence": format_duration(traffic.longest_silence_ns),
         "bundle": evidence.bundle_sha256,
         "records": evidence.records,
-        "bars accepted": evidence.bars,
+        f"{unit} accepted": evidence.bars,
         "records blocked": evidence.blocked_records,
         "of them in canary too": evidence.blocked_in_canary,
-        "bars blocked": evidence.blocked_bars,
-        "bars missing": evidence.missing_bars,
+        f"{unit} blocked": evidence.blocked_bars,
+        f"{unit} missing": evidence.missing_bars,
         "stale minutes": evidence.stale_minutes,
         "complete": evidence.complete,
         **({"notes": "; ".join(evidence.notes)} if evidence.notes else {}),

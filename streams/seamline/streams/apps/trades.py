@@ -1,41 +1,32 @@
 """The machine of a `trades` preset: landed, checked, and what is wrong to quarantine.
 
-Decides: which landed trades break the contract. Trades have no log, no blocks and no seam of their
-own yet: what is right stays on the landing topic. Invariants: every record is good, a heartbeat, or
-in quarantine with its original bytes; the position covers exactly what was judged. Must not know:
-bars.
+Decides: what becomes of a landed trade that breaks the contract (`kernel.trade_rules` says which
+do). Trades have no log, no blocks and no seam of their own yet: what is right stays on the landing
+topic. Invariants: every record is good, a heartbeat, or in quarantine with its original bytes; the
+position covers exactly what was judged. Must not know: bars.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from seamline.schemas.codec import schema_ids
-from seamline.schemas.errors import ContractError
 from seamline.schemas.modes import Policies, Policy
 from seamline.schemas.preset import Preset
-from seamline.schemas.records import decode_record, encode_record
+from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import (
-    HEADER_FINGERPRINT,
     POSITION_KEY,
-    partition_of,
     subject_of,
     topic_name,
 )
 from seamline.streams.apps.series import series_of
 from seamline.streams.kernel.failure_detail import Account, FailedRecords
 from seamline.streams.kernel.intake import (
-    CLOCK_SKEW_NS,
-    FINGERPRINT_MISMATCH,
-    KEY_MISMATCH,
-    NULL_VALUE,
     POISONED,
-    WRONG_PARTITION,
     watermark_of,
 )
 from seamline.streams.kernel.protocol import (
@@ -51,22 +42,10 @@ from seamline.streams.kernel.quarantined import Quarantined, quarantine_batch
 from seamline.streams.kernel.rebuild import newest_records, read_fields
 from seamline.streams.kernel.rules import QUARANTINE, RULES, fate
 from seamline.streams.kernel.stage import fingerprint_header
-from seamline.streams.kernel.writers import UNDECODABLE, UNKNOWN_SCHEMA, Resolve, Writer, writer_of
+from seamline.streams.kernel.trade_rules import TradeRules, is_heartbeat
+from seamline.streams.kernel.writers import Resolve
 
 COMMIT_NS: Final = NS_PER_S
-NON_FINITE: Final = "non_finite"
-FUTURE_TIME: Final = "future_time"
-NAMES: Final = ("trade",)
-# Rules that follow the mode.
-VALUE_RULES: Final = ("non_positive_price", "non_positive_size")
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The rules that a trade breaks, the one that decides first; none: it is right."""
-
-    rules: tuple[str, ...] = ()
-    detail: str = ""
 
 
 class TradesMachine:
@@ -87,7 +66,7 @@ class TradesMachine:
         self._preset = preset
         self._partition = partition
         self._ids = ids
-        self._resolve = resolve
+        self._rules = TradeRules(preset, partition, resolve)
         self._owner = owner
         self._position = dict(position)
         self._next = dict(position)
@@ -110,21 +89,17 @@ class TradesMachine:
     ) -> Step:
         """Judge records[start:], at most STEP_ROWS_MAX of them."""
         part = records[start : start + STEP_ROWS_MAX]
-        ids = schema_ids([record.value or b"" for record in part]).tolist()
-        writers = {
-            number: writer_of(number, self._resolve, policy, NAMES) for number in sorted(set(ids))
-        }
+        writers = self._rules.writers(part, policy)
         refused: list[Quarantined] = []
         rules: Counter[str] = Counter()
         detail = FailedRecords()
         trades = beats = blocked = 0
-        for record, number in zip(part, ids, strict=True):
-            watermark_ns = None if record.value is not None else watermark_of(record)
-            if watermark_ns is not None and watermark_ns <= clock_ns + CLOCK_SKEW_NS:
-                self._watermark_ns = max(self._watermark_ns or 0, watermark_ns)
+        for record, writer in zip(part, writers, strict=True):
+            if is_heartbeat(record, clock_ns):
+                self._watermark_ns = max(self._watermark_ns or 0, watermark_of(record) or 0)
                 beats += 1
                 continue
-            judged = self._judge(record, writers[number], clock_ns)
+            judged = self._rules.judge(record, writer, clock_ns)
             if judged.rules:
                 detail.add(record, judged.rules[0], judged.detail)
             if judged.rules and fate(judged.rules[0], policy.mode) == QUARANTINE:
@@ -184,50 +159,6 @@ class TradesMachine:
             quarantined={POISONED: 1},
             note=dict(self._next),
         )
-
-    def _judge(self, record: Record, writer: Writer, clock_ns: int) -> Judged:
-        if record.value is None:
-            watermark_ns = watermark_of(record)
-            if watermark_ns is not None:
-                return Judged((FUTURE_TIME,), f"watermark {watermark_ns} ns")
-            return Judged((NULL_VALUE,), "no heartbeat headers")
-        if not writer.name:
-            return Judged((writer.reason,), writer.detail)
-        for key, stated in record.headers:
-            if key == HEADER_FINGERPRINT and stated != writer.header:
-                detail = f"{writer.detail}, the header says another"
-                return Judged((FINGERPRINT_MISMATCH,), detail)
-        value: bytes | None = record.value
-        if writer.drift is not None:
-            value = writer.drift.translate(record.value)
-            if value is None:
-                return Judged((UNKNOWN_SCHEMA,), "does not resolve as trade")
-        try:
-            trade = decode_record("trade", value or b"", writer.version)
-        except ContractError as error:
-            return Judged((UNDECODABLE,), str(error.fields.get("reason", "")))
-        return self._judge_trade(record, trade, writer, clock_ns)
-
-    def _judge_trade(
-        self, record: Record, trade: Mapping[str, Any], writer: Writer, clock_ns: int
-    ) -> Judged:
-        symbol = trade["symbol"]
-        if record.key != symbol.encode():
-            return Judged((KEY_MISMATCH,), "the key is not the UTF-8 symbol of the value")
-        if partition_of(symbol, self._preset.partitions) != self._partition:
-            detail = "the producer does not partition by murmur2 of the key"
-            return Judged((WRONG_PARTITION,), detail)
-        if not (math.isfinite(trade["price"]) and math.isfinite(trade["size"])):
-            return Judged((NON_FINITE,), "price or size")
-        if trade["time_ns"] > clock_ns + CLOCK_SKEW_NS:
-            return Judged((FUTURE_TIME,), f"{trade['time_ns']} ns")
-        broken = [
-            (rule, f"{trade[field]}")
-            for rule, field in zip(VALUE_RULES, ("price", "size"), strict=True)
-            if trade[field] <= 0
-        ]
-        rules = (*(rule for rule, _ in broken), *writer.broken)
-        return Judged(rules, broken[0][1] if broken else writer.detail)
 
     def _position_batch(self) -> Batch:
         record = {

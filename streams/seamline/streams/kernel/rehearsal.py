@@ -41,6 +41,7 @@ class Traffic:
 class Evidence:
     """One finished rehearsal of `subject` over the records of `topic` that the broker got from
     `since_ns` on, up to the fence that was taken at `ended_ns` (UTC ns); `window_ns` lies between.
+    Of a preset of kind trades, what is said of bars here is said of trades.
 
     records              committed records that were judged; heartbeats are none
     bars                 bars that strict lets into conformed, repeats counted

@@ -56,24 +56,28 @@ class Blocked(NamedTuple):
 
 class Bars(NamedTuple):
     """Closed bars in the order of the log, one row each: the index of the symbol in the judge's
-    `symbols`, the cell of the grid, whether strict and whether canary accepts it."""
+    `symbols`, the cell of the grid, whether strict and whether canary accepts it. What is no bar
+    has a time as its cell, and who it is in `series` (another index) and `numbers`."""
 
     symbols: I8
     cells: I8
     strict: Bool
     canary: Bool
+    series: I8 | None = None
+    numbers: I8 | None = None
 
 
 @dataclass(slots=True)
 class Judged:
     """What a batch of one partition was. `records` without heartbeats, `times_ms` their append
-    times; `accepted`: closed bars that strict takes."""
+    times; `accepted`: closed bars that strict takes. `inexact`: some are not in `bars`."""
 
     records: int = 0
     accepted: int = 0
     blocked: list[Blocked] = field(default_factory=list)
     bars: list[Bars] = field(default_factory=list)
     times_ms: I8 = field(default_factory=lambda: np.empty(0, np.int64))
+    inexact: bool = False
 
 
 class _Seen(NamedTuple):

@@ -65,7 +65,8 @@ def advance(
 
 
 class Tally:
-    """Totals over all partitions of one topic. `window_ns` long; times of records in ms."""
+    """Totals over all partitions of one topic; times of records in ms. `interval_ns`: of a cell by
+    which staleness is counted."""
 
     def __init__(self, *, since_ns: int, ended_ns: int, interval_ns: int) -> None:
         self._since_ns = since_ns
@@ -105,6 +106,8 @@ class Tally:
                 self.samples[each.reason] = sorted([*places, (each.partition, each.offset)])[
                     :SAMPLES
                 ]
+        if judged.inexact:
+            self.overflow.add("series")
         numbers = self._learn(partition, symbols)
         for bars in judged.bars:
             self._bars(numbers, bars)
@@ -147,7 +150,9 @@ class Tally:
         symbols = numbers[bars.symbols]
         newest, fresh, stale = self._edge
         advance(symbols, bars.cells, bars.strict, bars.canary, newest, fresh, stale)
-        keys = (symbols << CELL_BITS) + np.clip(bars.cells + _HALF, 0, 2 * _HALF - 1)
+        series = symbols if bars.series is None else numbers[bars.series]
+        cells = bars.cells if bars.numbers is None else bars.numbers
+        keys = (series << CELL_BITS) + np.clip(cells + _HALF, 0, 2 * _HALF - 1)
         if bars.strict.all():
             accepted = keys
         else:
