@@ -57,6 +57,22 @@ def make_preset(
     return make_presets(world, directory, [settings], interval=interval, derive=derive)[0]
 
 
+def make_trades_preset(world: World, directory: Path, *, partitions: int = 1) -> FreshPreset:
+    """A preset of kind trades, of a name nobody has, in a file of its own."""
+    name = f"trades.t{secrets.token_hex(6)}.spot"
+    entry = {"kind": "trades", "partitions": partitions, "live": {"feed": "binance.ws.trade"}}
+    file = directory / f"{name}.yaml"
+    file.write_text(_document({name: entry}), encoding="utf-8")
+    presets = loader.load(file, {})
+    topics.apply(world.cluster, presets[name])
+    client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+    try:
+        ids = ensure_registered(client, presets[name])
+    finally:
+        client.close()
+    return FreshPreset(world, presets[name], (), presets, ids, file)
+
+
 def make_presets(
     world: World,
     directory: Path,

@@ -39,6 +39,7 @@ from seamline.schemas.topics import (
     HEADER_OUTAGES,
     HEADER_PRODUCER,
     HEADER_REASON,
+    HEADER_REDRIVEN,
     HEADER_SIZE,
     HEADER_SOURCE,
     HEADER_VENUE,
@@ -370,11 +371,15 @@ def _outages_of(record: Message) -> tuple[Outage, ...] | None:
 def last_trade_ids(
     cluster: Cluster, preset: Preset, symbols: Sequence[str], schema_id: int
 ) -> dict[str, int]:
-    """The newest trade id of each symbol near the end of `live`, bounded as `last_bars`."""
+    """The newest trade id of each symbol near the end of `live`, bounded as `last_bars`. What came
+    back out of quarantine is older than what stands beside it, and says nothing of where the feed
+    was."""
     found: dict[str, int] = {}
 
     def take(records: Sequence[Message]) -> None:
-        for _, value, version in _written_as("trade", records, schema_id):
+        for record, value, version in _written_as("trade", records, schema_id):
+            if any(name == HEADER_REDRIVEN for name, _ in record.headers):
+                continue
             try:
                 trade = decode_record("trade", value, version)
             except ContractError:

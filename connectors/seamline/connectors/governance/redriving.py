@@ -13,12 +13,13 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 
+from seamline.connectors.governance.landed_trades import LandedTrades
 from seamline.connectors.governance.log import Change, GovernanceLog, Governed, OutRecord
 from seamline.connectors.governance.quarantine import Quarantine
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
@@ -49,7 +50,6 @@ from seamline.streams.kernel.redrive import (
     Kept,
     Mark,
     Plan,
-    able,
     approved_bytes,
     candidate,
     hindrance,
@@ -78,8 +78,8 @@ class Request:
 
 @dataclass(slots=True)
 class Done:
-    """What was committed: records that went back, older statements settled with them, records that
-    somebody else had settled meanwhile, numbers of the entries."""
+    """What was committed: records that went back, older statements settled with them (and trades
+    that had passed), records that somebody else had settled meanwhile, numbers of the entries."""
 
     records: int = 0
     superseded: int = 0
@@ -101,6 +101,7 @@ class Door:
     resolve: Resolve
     judge: Judge
     clock_ns: Callable[[], int]
+    landed: LandedTrades | None = None
     ids: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -114,12 +115,12 @@ class Door:
     ) -> Door:
         """The door of a preset as things are now.
 
-        Raises UsageError for a preset whose records stay where they landed, ContractError without
-        a quarantine topic, TransportError when broker or registry do not answer.
+        Raises UsageError for a preset that has no landing topics, ContractError without a
+        quarantine topic, TransportError when broker or registry do not answer.
         """
-        if preset.kind != "ohlcv" or preset.derive_from is not None:
+        if preset.derive_from is not None:
             raise UsageError(
-                "nothing goes back: trades stay on their landing topic, a derived preset has none",
+                "nothing goes back: a derived preset has no landing topics",
                 parameter="preset",
                 value=preset.id,
                 fix="Look at them with: seamline quarantine top, show or export",
@@ -131,7 +132,10 @@ class Door:
         judge = judge_of(preset, resolve, lambda s: book.policy_of(s, mode), clock_ns())
         chosen = None if partitions is None else tuple(partitions)
         found = Quarantine(world.cluster, preset, chosen)
-        return cls(preset, found, log, client, resolve, judge, clock_ns)
+        landed = None
+        if preset.kind == "trades":
+            landed = LandedTrades(world.cluster, preset, found, resolve, clock_ns)
+        return cls(preset, found, log, client, resolve, judge, clock_ns, landed)
 
     def plan(
         self, kept: Sequence[Kept], fields: Mapping[tuple[int, int], Fields] | None = None
@@ -141,18 +145,23 @@ class Door:
         Raises UsageError for fields that are none, ContractError for what a schema cannot hold,
         TransportError when the registry does not answer.
         """
+        rewritten = fields is not None
+        whys = [(each, hindrance(each, self.preset.id, rewritten=rewritten)) for each in kept]
+        refused = [(each, why) for each, why in whys if why]
+        good = [each for each, why in whys if not why]
+        if self.landed is not None:
+            good, untold = self.landed.tellable(good)
+            refused += untold
         if fields is None:
-            candidates, refused = able(kept, self.preset.id)
+            candidates = [candidate(each) for each in good]
         else:
-            candidates, refused = [], []
-            for each in kept:
-                why = hindrance(each, self.preset.id, rewritten=True)
-                if why:
-                    refused.append((each, why))
-                else:
-                    candidates.append(self._rewritten(each, fields[each.partition, each.offset]))
+            candidates = [
+                self._rewritten(each, fields[each.partition, each.offset]) for each in good
+            ]
         found = plan(candidates, self.judge, self.resolve)
-        return Plan(found.sent, found.superseded, (*refused, *found.refused))
+        if self.landed is not None:
+            found = self.landed.without_passed(found, rewritten=rewritten)
+        return replace(found, refused=(*refused, *found.refused))
 
     def corrected(
         self, kept: Kept, changes: Mapping[str, str], line: Mapping[str, Any] | None
@@ -186,7 +195,8 @@ class Door:
 
     def send(self, plan: Plan, request: Request) -> Done:
         """Do what the plan says. Raises TransportError when the broker does not answer."""
-        return send(self.log, self.quarantine, plan, request, self.clock_ns)
+        since = None if self.landed is None else self.landed.passed_since
+        return send(self.log, self.quarantine, plan, request, self.clock_ns, since)
 
     def close(self) -> None:
         self.client.close()
@@ -206,7 +216,7 @@ class Door:
     def _id_of(self, name: str, kept: Kept) -> int:
         """The id of the approved schema; registered where it is not yet."""
         if name not in self.ids:
-            topic = topic_name(self.preset.id, "live" if name == BAR else "backfill")
+            topic = topic_name(self.preset.id, "backfill" if name == BLOCK else "live")
             schema_id = self.client.register(subject_of(topic), SCHEMAS[name].text)
             verify(self.client, subject_of(topic), SCHEMAS[name], schema_id)
             self.ids[name] = schema_id
@@ -232,6 +242,10 @@ def batches_of(plan: Plan) -> Iterator[tuple[Unit, ...]]:
         records, size = records + more, size + weight
     if batch:
         yield tuple(batch)
+    for topic in sorted({each.topic for each, _ in plan.passed}):
+        alone: list[Unit] = [(each, ()) for each, _ in plan.passed if each.topic == topic]
+        for at in range(0, len(alone), RECORDS_MAX):
+            yield tuple(alone[at : at + RECORDS_MAX])
 
 
 @contextmanager
@@ -271,34 +285,61 @@ def send(
     plan: Plan,
     request: Request,
     clock_ns: Callable[[], int] = time.time_ns,
+    passed_since: Callable[[Iterable[Candidate]], frozenset[int]] | None = None,
 ) -> Done:
     """Send what the plan says, batch by batch; what is committed stays when a later one fails.
+    `passed_since` says which candidates, by id(), must not land any more: they are settled alone; a
+    corrected one stays open.
 
     Raises TransportError when the broker does not answer.
     """
     done = Done()
+    known = frozenset(id(each) for each, _ in plan.passed)
     for batch in batches_of(plan):
         left: list[Unit] = []
+        passed: set[int] = set()
 
-        def decide(_: Governed, batch: tuple[Unit, ...] = batch, left: list[Unit] = left) -> Change:
+        def decide(
+            _: Governed,
+            batch: tuple[Unit, ...] = batch,
+            left: list[Unit] = left,
+            passed: set[int] = passed,
+        ) -> Change:
             quarantine.refresh()
-            left[:] = [unit for unit in batch if not _settled(quarantine, unit[0])]
-            return change_of(quarantine.topic, left, request) if left else Change()
+            passed.clear()
+            passed |= known
+            if passed_since is not None:
+                passed |= passed_since(each for each, _ in batch if id(each) not in known)
+            left[:] = [
+                unit
+                for unit in batch
+                if not _settled(quarantine, unit[0])
+                and not (request.action == "fix" and id(unit[0]) in passed)
+            ]
+            return change_of(quarantine.topic, left, request, passed) if left else Change()
 
         entries = log.commit(decide, clock_ns)
+        landed = sum(id(each) not in passed for each, _ in left)
         done.entries += tuple(entry.number for entry in entries)
-        done.records += len(left)
-        done.superseded += sum(len(older) for _, older in left)
+        done.records += landed
+        done.superseded += sum(len(older) for _, older in left) + len(left) - landed
         done.settled_before += len(batch) - len(left)
     return done
 
 
-def change_of(topic: str, units: Sequence[Unit], request: Request) -> Change:
-    """One transaction: the landing records in order, their marks, and the entry that says so."""
+def change_of(
+    topic: str, units: Sequence[Unit], request: Request, passed: Collection[int] = ()
+) -> Change:
+    """One transaction: the landing records in order, their marks, and the entry that says so.
+    `passed`: candidates, by id(), that get their mark and do not land."""
     records: list[OutRecord] = []
-    how = FIXED if request.action == "fix" else REDRIVEN
     for each, behind in units:
-        records.append(OutRecord(each.topic, each.partition, each.key, each.value, each.headers))
+        how = FIXED if request.action == "fix" else REDRIVEN
+        if id(each) in passed:
+            how = SUPERSEDED
+        else:
+            landing = OutRecord(each.topic, each.partition, each.key, each.value, each.headers)
+            records.append(landing)
         for settled, said in ((each, how), *((older, SUPERSEDED) for older in behind)):
             mark = Mark(settled.kept.offset, said)
             records.append(OutRecord(topic, settled.kept.partition, None, None, mark.headers))
@@ -310,7 +351,7 @@ def change_of(topic: str, units: Sequence[Unit], request: Request) -> Change:
         actor=request.actor,
         reason=request.reason,
         window_ns=(min(times), max(times) + 1),
-        evidence=_evidence(topic, units, every),
+        evidence=_evidence(topic, [u for u in units if id(u[0]) not in passed], every),
     )
     return Change((draft,), (), tuple(records))
 

@@ -435,5 +435,6 @@ def _plan_rows(plan: Plan) -> list[dict[str, Any]]:
             row(older.kept, "is settled", f"{newer.kept.partition}:{newer.kept.offset} is newer")
             for older, newer in plan.superseded
         ),
+        *(row(each.kept, "is settled", f"its id passed at {at}") for each, at in plan.passed),
         *(row(kept, "stays", why) for kept, why in plan.refused),
     ]

@@ -152,8 +152,7 @@ async def _run(
     tasks = [asyncio.create_task(run_app(app)) for app in apps]
     watches = [Watch(app.admin, metrics, app.current_owners) for app in apps]
     tasks += [asyncio.create_task(watch.run()) for watch in watches]
-    # Trades stay on their landing topic: nothing of theirs goes back.
-    waiting = [SelfRedrive(app, world, clock_ns) for app in apps if app.preset.kind == "ohlcv"]
+    waiting = [SelfRedrive(app, world, clock_ns) for app in apps]
     tasks += [asyncio.create_task(each.run()) for each in waiting]
     stop = asyncio.create_task(ended.wait())
     try:

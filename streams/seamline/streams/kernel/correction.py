@@ -1,17 +1,18 @@
 """A kept record as fields that a person can read and correct, and back as bytes.
 
-Decides: how the fields of a bar and of a block are written down (JSON: times as UTC nanoseconds, a
-number that is no number as `NaN` or `Infinity`), what a correction of one field may be, and that a
-corrected record is written in the approved schema under the key of its symbol. Invariants: what a
-person did not change keeps its value; a value of another type is refused by the name of its field;
-the digest of a block is computed anew. Must not know: which rules the values break, who corrects.
+Decides: how the fields of a bar, a block and a trade are written down (JSON: times as UTC
+nanoseconds, a number that is no number as `NaN` or `Infinity`), what a correction of one field may
+be, and that a corrected record is written in the approved schema under the key of its symbol.
+Invariants: what a person did not change keeps its value; a value of another type is refused by the
+name of its field; the digest of a block is computed anew. Must not know: which rules the values
+break, who corrects.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -32,7 +33,8 @@ from seamline.schemas.times import parse_time
 
 BAR: Final = "bar"
 BLOCK: Final = "bar_block"
-TRADE: Final = "trade"  # only shown
+TRADE: Final = "trade"
+SIDES: Final = ("buy", "sell", "auction")
 # Type of each field: (what a value must be, whether null is one).
 _NUMBER: Final = "a number"
 _WHOLE: Final = "a whole number"
@@ -60,6 +62,16 @@ FIELDS: Final[Mapping[str, Mapping[str, tuple[str, bool]]]] = {
         "complete_through_ns": (_TIME, True),
         "interval_ns": (_WHOLE, False),
     },
+    TRADE: {
+        "symbol": (_TEXT, False),
+        "trade_id": (_WHOLE, False),
+        "time_ns": (_TIME, False),
+        "price": (_NUMBER, False),
+        "size": (_NUMBER, False),
+        "side": (_TEXT, True),
+        "source": (_TEXT, True),
+        "received_time_ns": (_TIME, False),
+    },
 }
 ROWS: Final = "rows"
 
@@ -79,7 +91,9 @@ def decoded(value: bytes, name: str, version: int | None = None) -> dict[str, An
 
 def record_of(fields: Mapping[str, Any]) -> str:
     """Which record such fields are of."""
-    return BLOCK if ROWS in fields else BAR
+    if ROWS in fields:
+        return BLOCK
+    return TRADE if "trade_id" in fields else BAR
 
 
 def corrected(fields: Mapping[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
@@ -111,8 +125,10 @@ def encoded(fields: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bytes, b
     head = _checked({k: v for k, v in fields.items() if k != ROWS}, known)
     try:
         key = head["symbol"].encode()
-        if name == BAR:
-            return key, encode_record(BAR, head, ids[BAR])
+        if name == TRADE:
+            _one_of("side", head["side"], (None, *SIDES))
+        if name != BLOCK:
+            return key, encode_record(name, head, ids[name])
         rows = fields[ROWS]
         if not isinstance(rows, list):
             raise UsageError("not a list of rows", parameter=ROWS, value=rows)
@@ -142,13 +158,7 @@ def _block(head: Mapping[str, Any], rows: list[dict[str, Any]]) -> Block:
         return np.array([null if row[field] is None else row[field] for row in rows], dtype)
 
     for row in rows:
-        if row["source"] not in SOURCES:
-            raise UsageError(
-                "no such authority",
-                parameter="source",
-                value=row["source"],
-                fix=f"One of {', '.join(SOURCES)}",
-            )
+        _one_of("source", row["source"], SOURCES)
     numbered = [{**row, "source": SOURCES.index(row["source"])} for row in rows]
     rows = numbered
     try:
@@ -165,6 +175,12 @@ def _block(head: Mapping[str, Any], rows: list[dict[str, Any]]) -> Block:
     columns = ConformedColumns.of_landing(bars)
     digest = block_digest(head["symbol"], columns)
     return Block(**head, columns=columns, digest=digest, landing=True)
+
+
+def _one_of(field: str, value: Any, known: Sequence[str | None]) -> None:
+    if value not in known:
+        fix = f"One of {', '.join(str(each) for each in known)}"
+        raise UsageError("no such value", parameter=field, value=value, fix=fix)
 
 
 def _checked(fields: Any, known: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ Must not know: Kafka, who asked for it, what the audit says.
 
 A record that goes back is older than what has landed since: the machine lets it lose a tie of equal
 authority (`merge._standing`). Of two that came back the first stands, so statements of one thing
-take each other's places, newest first: those of one bar, and the messages of one block.
+take each other's places, newest first: those of one bar, and the messages of one block. A trade is
+its id on whichever landing topic; that it passed meanwhile is told by `redrive_trades`.
 """
 
 from __future__ import annotations
@@ -217,11 +218,13 @@ Judge = Callable[[Sequence[Candidate]], Sequence[tuple[Candidate, str, str]]]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`sent`: in this order. `superseded`: (older statement, the newer one of the same that is
-    sent). `refused`: (record, why it stays)."""
+    sent). `refused`: (record, why it stays). `passed`: (a trade that is settled without being sent,
+    the place where it passed)."""
 
     sent: tuple[Candidate, ...]
     superseded: tuple[tuple[Candidate, Candidate], ...]
     refused: tuple[tuple[Kept, str], ...]
+    passed: tuple[tuple[Candidate, str], ...] = ()
 
 
 def plan(candidates: Sequence[Candidate], judge: Judge, resolve: Resolve) -> Plan:
@@ -266,9 +269,9 @@ def plan(candidates: Sequence[Candidate], judge: Judge, resolve: Resolve) -> Pla
 
 
 def stated(each: Candidate, resolve: Resolve) -> tuple[tuple[object, ...], frozenset[str]]:
-    """What a record speaks of (a bar of one authority, or a block), and what it states beside the
-    prices. Every message of a block states something of its own, and so does a record that passes
-    although it cannot be read here."""
+    """What a record speaks of (a bar of one authority, a block, a trade), and what it states beside
+    the prices. Every message of a block states something of its own, and so does a record that
+    passes although it cannot be read here."""
     own = frozenset((f"{each.kept.partition}/{each.kept.offset}",))
     name, version, value = approved_bytes(each.value, resolve) or ("", 0, b"")
     try:
@@ -279,6 +282,9 @@ def stated(each: Candidate, resolve: Resolve) -> tuple[tuple[object, ...], froze
         if name == "bar_block":
             block = decode_block(value, version)
             return (each.topic, block.symbol, block.block_start_ns), own
+        if name == "trade":
+            trade = decode_record("trade", value, version)
+            return (name, trade["symbol"], trade["trade_id"]), frozenset()
     except ContractError:
         pass
     return (each.topic, each.kept.partition, *own), own

@@ -1,6 +1,7 @@
 """What the present rules would say of records that are to land again.
 
-Decides: nothing of its own: the intake of a worker judges, on a level that is thrown away.
+Decides: nothing of its own: the intake of a worker judges, on a level that is thrown away; trades
+are judged as their worker judges them.
 Invariant: what this passes, the worker passes under the same mode and the same schemas. Must not
 know: what follows from it.
 """
@@ -16,11 +17,15 @@ from seamline.streams.kernel.intake import POISONED, Intake
 from seamline.streams.kernel.level import Level
 from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX
 from seamline.streams.kernel.redrive import Candidate, Judge
+from seamline.streams.kernel.rules import QUARANTINE, fate
+from seamline.streams.kernel.trade_rules import TradeRules
 from seamline.streams.kernel.writers import Resolve
 
 
 def judge_of(preset: Preset, resolve: Resolve, policies: Policies, clock_ns: int) -> Judge:
     """The judge of a preset's landing records as of `clock_ns`, under each subject's policy."""
+    if preset.kind == "trades":
+        return _judge_of_trades(preset, resolve, policies, clock_ns)
 
     def judge(candidates: Sequence[Candidate]) -> list[tuple[Candidate, str, str]]:
         refused: list[tuple[Candidate, str, str]] = []
@@ -50,6 +55,22 @@ def judge_of(preset: Preset, resolve: Resolve, policies: Policies, clock_ns: int
                         for kept in taken.quarantined
                     ]
                     start = taken.next_index
+        return refused
+
+    return judge
+
+
+def _judge_of_trades(preset: Preset, resolve: Resolve, policies: Policies, clock_ns: int) -> Judge:
+    def judge(candidates: Sequence[Candidate]) -> list[tuple[Candidate, str, str]]:
+        refused: list[tuple[Candidate, str, str]] = []
+        rules: dict[int, TradeRules] = {}
+        for each in candidates:
+            policy = policies(subject_of(each.topic))
+            of = rules.setdefault(each.partition, TradeRules(preset, each.partition, resolve))
+            (writer,) = of.writers([each], policy)
+            judged = of.judge(each, writer, clock_ns)
+            if judged.rules and fate(judged.rules[0], policy.mode) == QUARANTINE:
+                refused.append((each, judged.rules[0], judged.detail))
         return refused
 
     return judge
