@@ -116,19 +116,31 @@ _SETTINGS: Final = {
 
 def checked_url(url: str) -> str:
     """`url` without a trailing slash; UsageError unless it is http(s) without credentials."""
-    parts = urlsplit(url)
-    if parts.username or parts.password:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:  # say, a bracket that is not closed
+        raise _wrong(URL_VARIABLE, _HIDDEN, "not a URL", "Give http(s)://host:port/path") from None
+    # Whatever it is, what stands before an @ or behind a ? is not repeated: it may be a secret.
+    if "@" in url:
         raise _wrong(
             URL_VARIABLE,
-            f"{parts.scheme}://…@{parts.hostname}",
+            f"…@{url.rpartition('@')[2].partition('?')[0]}",
             "the URL holds a user or a password, which would show in logs",
             f"Put user:password into {AUTH_VARIABLE}",
+        )
+    if parts.query or parts.fragment:
+        raise _wrong(
+            URL_VARIABLE,
+            f"{url.partition('?')[0].partition('#')[0]}?…",
+            "the URL has a query, which would show in logs",
+            f"Leave it out; a token belongs into {TOKEN_VARIABLE}",
         )
     if url.startswith(MOCK):
         raise _wrong(
             URL_VARIABLE, url, "keeps schemas in one process, for unit tests", "Give http(s)://…"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not host:
         raise _wrong(
             URL_VARIABLE,
             url,
