@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 
 from registry_server import Reply, Server, saying, serving
 from seamline.connectors.registry.access import RegistryAuth, checked_url
+from seamline.connectors.registry.asking import ASKING_MAX, Asking, GivenUpError, Patience
 from seamline.connectors.registry.client import (
     Bounded,
     RegistrySettings,
@@ -70,6 +74,9 @@ def fault(call: Any) -> SeamlineError:
         (saying({"message": "who?"}, 401), TransportError, False, "refuses the credentials"),
         (saying({"message": "no"}, 403), TransportError, False, "refuses the credentials"),
         (Reply(404, b"not here"), TransportError, False, "HTTP 404"),
+        # No answer to what an id means: the record waits, it is not of an unknown schema.
+        (saying({"error_code": 409, "message": "conflict"}, 409), TransportError, False, "409"),
+        (saying({"error_code": 40001, "message": "what?"}, 400), TransportError, False, "HTTP 400"),
         (saying({"error_code": 40403, "message": "none"}, 404), ContractError, False, "of this id"),
     ],
 )
@@ -162,6 +169,73 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(server: Server) -> 
     client.close()
 
 
+def test_many_who_ask_at_once_take_turns_and_call_it_no_outage() -> None:
+    """As the partitions of a worker do when a new schema comes to all of them."""
+    asking, full, asked = Asking(), threading.Event(), itertools.count(1)
+
+    def ask() -> int:
+        number = next(asked)
+        if number == ASKING_MAX:
+            full.set()
+        assert full.wait(30)
+        return number
+
+    with ThreadPoolExecutor(3 * ASKING_MAX) as pool:
+        found = list(pool.map(lambda _: asking.within(ask, 30), range(3 * ASKING_MAX)))
+    assert sorted(found) == list(range(1, 3 * ASKING_MAX + 1))
+
+
+def test_a_question_that_finds_no_turn_is_given_up() -> None:
+    asking, ended, began = Asking(), threading.Event(), threading.Barrier(ASKING_MAX + 1)
+
+    def ask() -> bool:
+        began.wait(30)
+        return ended.wait(30)
+
+    with ThreadPoolExecutor(ASKING_MAX) as pool:
+        held = [pool.submit(asking.within, ask, 30) for _ in range(ASKING_MAX)]
+        began.wait(30)
+        with pytest.raises(GivenUpError, match=r"without an answer in 0\.1 s"):
+            asking.within(lambda: None, 0.1)
+        ended.set()
+        assert all(each.result() for each in held)
+
+
+def test_ids_that_somebody_makes_up_cost_a_part_of_the_time_and_no_more(server: Server) -> None:
+    """However fast the registry says no, a topic full of them must not hold up the others."""
+    server.answer = lambda path: saying({"error_code": 40403}, 404)
+    settings = RegistrySettings(patience_s=1e-9)
+    client = RemoteSchemaRegistryClient(server.url, settings=settings)
+    assert isinstance(fault(lambda: client.by_id(1, within_s=5)), ContractError)
+    for schema_id in range(2, 30):
+        error = fault(partial(client.by_id, schema_id, within_s=5))
+        assert isinstance(error, TransportError) and "not asked now" in str(error)
+    assert len(server.seen) == 1
+    assert isinstance(fault(lambda: client.by_id(2)), ContractError)  # one that may wait
+    for beyond in (-1, 2**31, 2**32 - 1):
+        assert "no schema of this id" in str(fault(partial(client.by_id, beyond, within_s=5)))
+    assert len(server.seen) == 2
+    client.close()
+
+
+def test_patience_comes_back_with_time_and_each_thread_has_its_own() -> None:
+    now = [0.0]
+    patience = Patience(2.0, lambda: now[0])
+    patience.took(1.5)
+    assert not patience.spent
+    patience.took(1.5)
+    assert patience.spent
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(lambda: patience.spent).result()
+    now[0] += 4.9
+    assert patience.spent
+    now[0] += 0.2
+    assert not patience.spent
+    now[0] += 1_000
+    patience.took(2.5)
+    assert patience.spent  # what is saved up has an end
+
+
 def test_an_answer_that_comes_too_late_is_remembered_all_the_same(
     server: Server, client: RemoteSchemaRegistryClient
 ) -> None:
@@ -243,7 +317,10 @@ def test_wrong_credentials_are_named_without_their_secret(tmp_path: Path) -> Non
     empty.write_text("")
     assert "no PEM certificates" in refused(ca=str(empty))
     assert "SEAMLINE_SCHEMA_REGISTRY_CERTIFICATE" in refused(certificate=str(empty))
-    for url in ("ftp://r", "r:8080", "", "http://me:hunter2@r"):
+    for url in (
+        *("ftp://r", "r:8080", "", "http://[::1", "http://me:hunter2@r", "me:hunter2@r:8081"),
+        *("https://r/?token=hunter2", "https://r/x#hunter2", "http://hunter2@[", "ftp://@r?hunter2"),
+    ):
         assert "SEAMLINE_SCHEMA_REGISTRY_URL" in refused(url)
 
 

@@ -2,9 +2,11 @@
 
 Decides: that a question is given up after a time of ours (a server that sends a byte now and then
 never meets the timeout of an HTTP client), that a registry which failed is left alone for a moment
-(a record of an unknown id must not cost a timeout each), and that an outage is said once when it
-begins and once when it ends. Invariants: at most `ASKING_MAX` questions are open; a question that
-was given up may end later and harms nobody. Must not know: what is asked.
+(a record of an unknown id must not cost a timeout each), that those whom others wait for spend a
+part of their time on questions and no more, and that an outage is said once when it begins and once
+when it ends. Invariants: at most `ASKING_MAX` questions are open, and more of them wait for their
+turn: that many ask at once is no fault of the registry; a question that was given up may end later
+and harms nobody. Must not know: what is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Event, Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread, local
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +24,8 @@ ASKING_MAX: Final = 8
 # The longer a question took in vain, the longer the registry is left alone.
 PAUSE_FACTOR: Final = 4.0
 PAUSE_MAX_S: Final = 30.0
+# Of the time of a caller that holds others up: what it may spend on questions in the long run.
+PATIENT_SHARE: Final = 0.2
 
 log = logging.getLogger("seamline.registry")
 
@@ -55,17 +59,44 @@ class Asking:
 
     def within(self, ask: Callable[[], T], seconds: float) -> T:
         """The answer, or what `ask` raised; GivenUpError after `seconds`."""
-        if not self._slots.acquire(blocking=False):
-            raise GivenUpError(f"{ASKING_MAX} questions are without an answer")
+        deadline_s = time.monotonic() + seconds
+        if not self._slots.acquire(timeout=seconds):
+            raise GivenUpError(f"{ASKING_MAX} questions are without an answer in {seconds:g} s")
         question = _Question(ask)
         Thread(
             target=question.run, args=(self._slots,), name="schema registry", daemon=True
         ).start()
-        if not question.done.wait(seconds):
+        if not question.done.wait(max(0.0, deadline_s - time.monotonic())):
             raise GivenUpError(f"no answer in {seconds:g} s")
         if question.error is not None:
             raise question.error
         return question.answer  # type: ignore[return-value]
+
+
+class Patience(local):
+    """What a thread that holds others up has spent on questions: `most_s` at once, and in the long
+    run PATIENT_SHARE of its time, however slow the answers are and however many ids are made up.
+    Each thread has its own.
+    """
+
+    def __init__(self, most_s: float, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._most_s, self._left_s, self._clock_s = most_s, most_s, clock_s
+        self._at_s = clock_s()
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing may be asked now."""
+        return self._left() <= 0
+
+    def took(self, seconds: float) -> None:
+        """A question took so long."""
+        self._left_s = self._left() - seconds
+
+    def _left(self) -> float:
+        now_s = self._clock_s()
+        earned_s = PATIENT_SHARE * (now_s - self._at_s)
+        self._left_s, self._at_s = min(self._most_s, self._left_s + earned_s), now_s
+        return self._left_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from confluent_kafka.schema_registry import Schema
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from seamline.connectors.registry.access import AUTH_VARIABLE, URL_VARIABLE, RegistryAuth
-from seamline.connectors.registry.asking import Asking, Outage, OutageBook
+from seamline.connectors.registry.asking import Asking, Outage, OutageBook, Patience
 from seamline.connectors.registry.library import open_library
 from seamline.schemas.avro import SCHEMA_BYTES_MAX
 from seamline.schemas.compatibility import LEVELS
@@ -46,7 +46,8 @@ _BUSY: Final = (408, _TOO_MANY)
 class RegistrySettings:
     """Times in the unit of their name. One request takes at most about `timeout_s`, tried
     `retries` times more with a growing wait, and at most `deadline_s` in all. An unknown id is
-    asked for again after `unknown_ttl_s`, a registry that failed after `pause_s` or more."""
+    asked for again after `unknown_ttl_s`, a registry that failed after `pause_s` or more. Callers
+    that must not wait wait for `patience_s` in a row at most, then for a fifth of the time."""
 
     timeout_s: float = 3.0
     retries: int = 2
@@ -57,6 +58,7 @@ class RegistrySettings:
     cache_bytes: int = 32 << 20
     unknown_ttl_s: float = 10.0
     pause_s: float = 1.0
+    patience_s: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class SchemaRegistryClient(Protocol):
     def by_id(self, schema_id: int, within_s: float | None = None) -> str:
         """The schema text that this id means. Raises ContractError when the registry has none.
 
-        `within_s` is for callers that must not wait as long as the settings allow.
+        `within_s` is for callers that must not wait as long as the settings allow; beyond their
+        patience nothing is asked for them, and a TransportError says so.
         """
         ...
 
@@ -202,6 +205,7 @@ class RemoteSchemaRegistryClient:
         self._unknown: Bounded[int, tuple[float, str, bool]] = Bounded(made.cache_entries)
         self._lock = Lock()
         self._asking = Asking()
+        self._patience = Patience(made.patience_s)
         self._outage = OutageBook(url, lambda: len(self._texts))
 
     def __repr__(self) -> str:
@@ -226,6 +230,8 @@ class RemoteSchemaRegistryClient:
 
     def by_id(self, schema_id: int, within_s: float | None = None) -> str:
         doing = f"look-up of schema id {schema_id}"
+        if not 0 <= schema_id < _ID_END:
+            raise self._no_such_id(schema_id)  # a frame may say it, no registry gives it out
         with self._lock:
             known = self._texts.get(schema_id)
             refused = self._unknown.get(schema_id)
@@ -233,7 +239,19 @@ class RemoteSchemaRegistryClient:
             return known
         if refused is not None and time.monotonic() < refused[0]:
             self._refuse_again(doing, schema_id, *refused[1:])
-        return self._call(doing, lambda: self._fetch(doing, schema_id), within_s)
+        if within_s is not None and self._patience.spent:
+            raise self._unreachable(doing, "it is not asked now, its answers took too long")
+        began_s = time.monotonic()
+        try:
+            return self._call(doing, lambda: self._fetch(doing, schema_id), within_s)
+        except ContractError as error:
+            if "status" not in error.fields:
+                raise
+            # Not that there is no such id: nothing is known of it, so the record has to wait.
+            raise self._unusable(doing, f"HTTP {error.fields['status']}") from None
+        finally:
+            if within_s is not None:
+                self._patience.took(time.monotonic() - began_s)
 
     def latest(self, subject: str) -> Registered | None:
         doing = f"newest version of {subject}"
