@@ -32,6 +32,8 @@ from seamline.streams.kernel.protocol import Batch, Header, Record
 # compressed may be larger than any topic takes. The whole record stays where it landed.
 KEPT_BYTES_MAX: Final = 1_030_000
 KEPT_BESIDE_BYTES_MAX: Final = 100_000
+# A detail may hold names that a foreign schema chose.
+DETAIL_CHARS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Quarantined:
             *(record.headers if beside <= KEPT_BESIDE_BYTES_MAX or not cut else ()),
             *cut,
             (HEADER_REASON, self.reason.encode()),
-            (HEADER_DETAIL, self.detail.encode()),
+            (HEADER_DETAIL, _shown(self.detail).encode()),
             *named,
             (HEADER_FIRST_FAILURE_NS, str(clock_ns).encode()),
             (HEADER_ORIGIN_TOPIC, record.topic.encode()),
@@ -80,6 +82,12 @@ class Quarantined:
             (HEADER_ORIGIN_OFFSET, str(record.offset).encode()),
             (HEADER_ORIGIN_TIMESTAMP_MS, str(record.timestamp).encode()),
         )
+
+
+def _shown(detail: str) -> str:
+    """So much that the record fits a topic, and only what has UTF-8 and no line of its own."""
+    cut = detail[:DETAIL_CHARS_MAX]
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
 def quarantine_batch(preset_id: str, refused: Sequence[Quarantined], clock_ns: int) -> Batch:
