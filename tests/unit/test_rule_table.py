@@ -42,6 +42,7 @@ from seamline.schemas.topics import subject_of, topic_name
 from seamline.streams.apps.trades import TradesFactory, TradesMachine
 from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
 from seamline.streams.kernel.protocol import Step
+from seamline.streams.kernel.quarantined import Quarantined
 from seamline.streams.kernel.rules import (
     FATES,
     NOT_JUDGED,
@@ -254,6 +255,37 @@ def test_a_bar_off_the_grid_fares_as_its_preset_says(mode: str, tmp_path: Path) 
     assert snapped.reason is None and snapped.minutes == {3: snapped.minutes[3]}
     assert snapped.minutes[3] & SNAPPED
     assert rejected.failed == snapped.failed == 1
+
+
+def test_a_snapped_bar_counts_under_the_rule_that_decides(tmp_path: Path) -> None:
+    """In strict it is in quarantine for that rule, and the budget counts it."""
+    off = bar(Row(A, 3, 100.0, offset_ns=14 * 10**9), high=99.0)
+    for mode in MODES:
+        seen = sent(tmp_path / mode, Broken(off), mode, "snap")
+        (checked,) = seen.step.checked
+        assert seen.reason == (None if mode == CANARY else "ohlc_inconsistent")
+        assert checked.blocked == (mode == STRICT)
+        assert list(checked.detail.rules()) == ["ohlc_inconsistent"]
+
+
+def test_a_foreign_schema_cannot_make_a_detail_that_no_topic_takes(tmp_path: Path) -> None:
+    """The names in it are its writer's: as many letters as it likes, or none that is printed."""
+    schema = json.loads(drifted_text("bar", "close"))
+    schema["fields"].append({"name": "n" * 60_000, "type": "string", "default": ""})
+    meaning = meaning_of(json.dumps(schema), ("bar", "bar_block"))
+    assert meaning is not None
+    value = b"\0" + DRIFTED.to_bytes(4, "big") + b"\0" * 900_000
+    for mode in MODES:
+        world = World(tmp_path / mode, (preset(),), mode, lambda _: meaning)
+        world.land("live", KEY, value, (("x", b"\0" * 99_000),))
+        world.run("live")
+        (kept,) = world.log.topics[topic_name(PARENT.id, "quarantine")]
+        detail = dict(kept.headers)["seamline-detail"]
+        assert len(detail) <= 1_000 and b"added, not read" not in detail
+        assert kept.value == value
+        world.machine.close()
+    odd = Quarantined(kept, "unknown_schema", "a\nb\ud800\x00").headers(1)  # type: ignore[arg-type]
+    assert dict(odd)["seamline-detail"] == b"a?b??"
 
 
 @pytest.mark.parametrize("mode", MODES)

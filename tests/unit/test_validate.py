@@ -154,3 +154,8 @@ def test_the_stated_reason_is_one_that_never_passes_where_there_is_one() -> None
     assert first_rule(bits["negative_volume"] | bits["future_time"]) == "future_time"
     assert first_rule(bits["negative_volume"] | bits["trade_ids"]) == "negative_volume"
     assert first_rule(0) == "none"
+    snapped = bits["off_grid"]
+    assert first_rule(snapped | bits["trade_ids"]) == "off_grid"
+    assert first_rule(snapped | bits["trade_ids"], "snap") == "trade_ids"
+    assert first_rule(snapped | bits["future_time"], "snap") == "future_time"
+    assert first_rule(snapped, "snap") == "off_grid"

@@ -89,7 +89,7 @@ class LandingRecords:
             names = ",".join(name for bit, name in RULES.items() if broken & bit)
             headers = (
                 *self._headers("bar"),
-                (HEADER_REASON, first_rule(broken).encode()),
+                (HEADER_REASON, first_rule(broken, self.preset.off_grid).encode()),
                 (HEADER_DETAIL, names.encode()),
                 (HEADER_SOURCE, SOURCE),
                 (HEADER_SCHEMA_ID, str(self.ids["bar"]).encode()),

@@ -269,7 +269,8 @@ class Producer:
         self, symbol: str, columns: BarColumns, rules: I8, blocked: Bool, policy: Policy
     ) -> SchemaValidationError:
         row = int(blocked.argmax())
-        name, value = broken_field(int(rules[row]), columns, row)
+        broken, off_grid = int(rules[row]), self.preset.off_grid
+        name, value = broken_field(broken, columns, row, off_grid)
         count, open_ns = int(np.count_nonzero(blocked)), int(columns.open_time_ns[row])
         schema = SCHEMAS[self._records.schema]
         version = f"{schema.name} v{schema.version}"
@@ -279,7 +280,7 @@ class Producer:
             subject=self._subject,
             field=name,
             value=value,
-            rule=first_rule(int(rules[row])),
+            rule=first_rule(broken, off_grid),
             writer_schema=version,
             reader_schema=version,
             fix='Mend or leave out those bars, or make the producer with on_invalid="quarantine"',

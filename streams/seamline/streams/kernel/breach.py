@@ -42,12 +42,12 @@ _FIELD_OF: Final[Mapping[int, Callable[[_Bar], str]]] = {
 
 
 def broken_field(
-    rules: int, bars: BarColumns | ConformedColumns, row: int
+    rules: int, bars: BarColumns | ConformedColumns, row: int, off_grid: str = "reject"
 ) -> tuple[str | None, Any]:
     """The field by which a row breaks the rule that `validate.first_rule` states of its broken
     `rules`, the first one of several, and the row's value there. No field: the rule speaks of the
     whole record."""
-    stated = validate.first_rule(rules)
+    stated = validate.first_rule(rules, off_grid)
     bit = next(bit for bit, name in validate.RULES.items() if name == stated)
     if bit not in _FIELD_OF:
         return None, None

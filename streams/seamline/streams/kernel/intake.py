@@ -355,7 +355,7 @@ class Intake:
                 reason, detail = WRONG_INTERVAL, f"a bar of {stated[at]} ns"
             taken.refuse(records[at], reason, detail, symbol=int(ids[at]))
         for at in self._count(taken, ids, rules, good):
-            taken.fail(records[at], first_rule(int(rules[at])), "")
+            taken.fail(records[at], self._first(int(rules[at])), "")
         rows.cols[:, SYMBOL] = ids
         rows.cols[:, FLAGS] = flags
         rows.cols[:, ORIGIN] = LIVE if role == "live" else BACKFILL
@@ -387,8 +387,7 @@ class Intake:
             return -1
         return self._level.symbol_id(name)
 
-    @staticmethod
-    def _flat_reason(code: int, symbol: int, wrong_key: bool, rules: int) -> tuple[str, str]:
+    def _flat_reason(self, code: int, symbol: int, wrong_key: bool, rules: int) -> tuple[str, str]:
         if code:
             reason = REASONS[code]
             if reason in (INVALID_TIMESTAMP, TOO_MANY_SYMBOLS):
@@ -399,7 +398,10 @@ class Intake:
         if symbol < 0:
             return WRONG_PARTITION, "the producer does not partition by murmur2 of the key"
         broken = [name for bit, name in RULES.items() if rules & bit]
-        return first_rule(rules), ",".join(broken)
+        return self._first(rules), ",".join(broken)
+
+    def _first(self, rules: int) -> str:
+        return first_rule(rules, self._preset.off_grid)
 
     @staticmethod
     def _count(taken: Taken, ids: I8, rules: I8, good: Bool) -> list[int]:
@@ -437,7 +439,7 @@ class Intake:
         rules |= part.marks[place]
         blocked, flags = outcome(rules, mode=policy.mode, off_grid=self._preset.off_grid)
         if blocked.any():
-            reason = first_rule(int(np.bitwise_or.reduce(rules[blocked])))
+            reason = self._first(int(np.bitwise_or.reduce(rules[blocked])))
             times = columns.open_time_ns[blocked][:5].tolist()
             detail = f"{int(blocked.sum())} of {len(rules)} rows, the first at {times} ns"
             taken.refuse(record, reason, detail, symbol=symbol)
@@ -449,7 +451,7 @@ class Intake:
         # A block is one record: set aside it has been counted, and a mark without rows counts too.
         if not blocked.any() and (failing or part.marks[place]):
             broken = int(np.bitwise_or.reduce(rules) | part.marks[place])
-            taken.fail(record, first_rule(broken), f"{len(failing)} of {len(rules)} rows")
+            taken.fail(record, self._first(broken), f"{len(failing)} of {len(rules)} rows")
         rows.cols[:, FLAGS] = flags
         rows.cols[:, EVENT] = BLOCK_BAR
         rows.cols[:, REDRIVEN] = place in part.redriven

@@ -156,10 +156,11 @@ def outcome(
     return blocked, flags
 
 
-def first_rule(rules: int) -> str:
+def first_rule(rules: int, off_grid: str = "reject") -> str:
     """The reason that is stated for a record: the first broken rule that never passes, else the
-    first."""
-    for mask in (ALWAYS | OFF_GRID, ~0):
+    first that follows the mode; a snapped time is the last, it sets nothing aside."""
+    never = ALWAYS if off_grid == "snap" else ALWAYS | OFF_GRID
+    for mask in (never, ~OFF_GRID, OFF_GRID):
         for bit, name in RULES.items():
             if rules & mask & bit:
                 return name
