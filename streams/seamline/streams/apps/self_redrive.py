@@ -139,10 +139,12 @@ class SelfRedrive:
 
 
 def answers(resolve: Resolve, schema_ids: Collection[int]) -> bool:
-    """Whether the registry says of one of these ids what it means, or that it means nothing."""
+    """Whether the registry says of one of these ids what it means, or that it means nothing: an id
+    that it always fails on must not hold back the records of the others."""
     for number in schema_ids:
         try:
             resolve(number)
         except TransportError:
-            return False
-    return True
+            continue
+        return True
+    return not schema_ids
