@@ -319,7 +319,12 @@ def test_wrong_credentials_are_named_without_their_secret(tmp_path: Path) -> Non
     assert "SEAMLINE_SCHEMA_REGISTRY_CERTIFICATE" in refused(certificate=str(empty))
     for url in (
         *("ftp://r", "r:8080", "", "http://[::1", "http://me:hunter2@r", "me:hunter2@r:8081"),
-        *("https://r/?token=hunter2", "https://r/x#hunter2", "http://hunter2@[", "ftp://@r?hunter2"),
+        *(
+            "https://r/?token=hunter2",
+            "https://r/x#hunter2",
+            "http://hunter2@[",
+            "ftp://@r?hunter2",
+        ),
     ):
         assert "SEAMLINE_SCHEMA_REGISTRY_URL" in refused(url)
 

@@ -284,7 +284,7 @@ def test_a_foreign_schema_cannot_make_a_detail_that_no_topic_takes(tmp_path: Pat
         assert len(detail) <= 1_000 and b"added, not read" not in detail
         assert kept.value == value
         world.machine.close()
-    odd = Quarantined(kept, "unknown_schema", "a\nb\ud800\x00").headers(1)  # type: ignore[arg-type]
+    odd = Quarantined(kept, "unknown_schema", "a\nb\ud800\x00").headers(1)
     assert dict(odd)["seamline-detail"] == b"a?b??"
 
 
