@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from registry_server import Reply, serving
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.reader import Message
+from seamline.connectors.world import World
 from seamline.schemas.columns import ConformedColumns
-from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.contract import SCHEMAS, approved
 from seamline.schemas.errors import ContractError, SchemaValidationError, TransportError
 from seamline.schemas.modes import CANARY, STRICT, SubjectState, encode_state
 from seamline.schemas.topics import SCHEMA_MODES_TOPIC
 from seamline.schemas.wire import frame
-from seamline.sdk.read_contract import ReadContract
+from seamline.sdk.read_contract import ReadContract, text_in
 
 TOPIC = "seamline.ohlcv.x.1m.conformed"
 SUBJECT = f"{TOPIC}-value"
@@ -53,6 +55,10 @@ def message(schema_id: int = OURS, stated: bytes = SCHEMAS[ROW].header, offset: 
     return Message(TOPIC, 2, offset, 0, b"BTC/USDT", frame(schema_id) + b"...", headers)
 
 
+FIRST = next(schema for schema in approved() if (schema.name, schema.version) == (ROW, 1))
+TWO = (("seamline-fp", FIRST.header), *message().headers)
+
+
 def failures(made: ReadContract) -> tuple[int, int]:
     counts = made.failures.counts()
     return counts[SUBJECT, CANARY], counts[SUBJECT, STRICT]
@@ -79,6 +85,8 @@ def test_what_keeps_the_contract_passes_and_its_id_is_asked_for_once() -> None:
         (message(stated=SCHEMAS["bar"].header), "unknown_schema", "unapproved"),
         (message(stated=b"0123456789abcdef"), "unknown_schema", "unapproved"),
         (message()._replace(headers=()), "unknown_schema", "unapproved"),
+        # Decoding goes by the first header, so it has to be the only one.
+        (message()._replace(headers=TWO), "fingerprint_mismatch", "several schemas"),
         (message()._replace(value=b"\1\0\0\0\1..."), "unknown_schema", "unapproved"),
         (message()._replace(value=b""), "unknown_schema", "unapproved"),
     ],
@@ -131,6 +139,13 @@ def test_a_silent_registry_stops_no_canary_and_passes_nothing_in_strict() -> Non
     before = len(registry.asked)
     known.check_records(ROW, [message()])
     assert len(registry.asked) == before, "what is known needs no registry"
+
+
+def test_in_canary_a_server_that_never_finishes_costs_one_short_question() -> None:
+    with serving(lambda path: Reply(200, b" " * 100_000, drip=True)) as server:
+        text_of = text_in(World(Cluster("127.0.0.1:9"), server.url))
+        with pytest.raises(TransportError, match="no answer in 1 s"):
+            text_of(OURS, False)
 
 
 def rows(count: int) -> ConformedColumns:

@@ -40,7 +40,7 @@ REFRESH_S: Final = 2.0
 # How often a live reader looks for a control topic that is not there.
 LOOK_S: Final = 5.0
 # In canary nobody waits for a registry.
-QUICK: Final = RegistrySettings(timeout_s=1.0, retries=0)
+QUICK: Final = RegistrySettings(timeout_s=1.0, retries=0, deadline_s=1.0)
 VERDICTS_MAX: Final = 10_000
 NO_SUCH_ID: Final = "none of this id"
 
@@ -223,6 +223,9 @@ class ReadContract:
         self, record: str, head: bytes, headers: tuple[tuple[str, bytes], ...], policy: Policy
     ) -> tuple[tuple[str, str] | None, bool]:
         """As `_verdict`, and whether it stands as long as the modes do."""
+        named = {value for name, value in headers if name == HEADER_FINGERPRINT}
+        if len(named) > 1:
+            return (FINGERPRINT_MISMATCH, "several schemas"), True
         stated = by_fingerprint(dict(headers).get(HEADER_FINGERPRINT) or b"")
         if stated is None or stated.name != record or len(head) < FRAME_BYTES or head[0]:
             return (UNKNOWN_SCHEMA, "an unapproved schema"), True
@@ -246,6 +249,9 @@ class ReadContract:
             return known
         if not patient and schema_id in self._asked:
             return None
+        if len(self._asked) >= VERDICTS_MAX:
+            self._asked.clear()
+            self._meanings.clear()
         self._asked.add(schema_id)
         try:
             self._meanings[schema_id] = fingerprint_of_text(self._text_of(schema_id, patient))
