@@ -22,13 +22,22 @@ from seamline.connectors.registry.access import RegistryAuth, checked_url
 from seamline.connectors.registry.asking import ASKING_MAX, Asking, GivenUpError, Patience
 from seamline.connectors.registry.client import (
     Bounded,
+    Registered,
     RegistrySettings,
     RemoteSchemaRegistryClient,
+    SchemaRegistryClient,
 )
+from seamline.connectors.registry.governed import judge, register
 from seamline.connectors.world import World
 from seamline.schemas.avro import SCHEMA_BYTES_MAX
 from seamline.schemas.contract import SCHEMAS
-from seamline.schemas.errors import ContractError, SeamlineError, TransportError, UsageError
+from seamline.schemas.errors import (
+    ContractError,
+    SchemaValidationError,
+    SeamlineError,
+    TransportError,
+    UsageError,
+)
 
 TEXT = SCHEMAS["bar"].text
 QUICK = RegistrySettings(timeout_s=5, retries=1, retry_wait_ms=1, retry_wait_max_ms=1, pause_s=0)
@@ -369,6 +378,41 @@ def test_a_server_that_asks_for_a_certificate_gets_ours(tmp_path: Path) -> None:
     assert "SEAMLINE_SCHEMA_REGISTRY_CERTIFICATE" in belongs
     # A key with a password would make OpenSSL ask for it on the terminal.
     assert "has no password" in refused(certificate=cert["me"], key=key["locked"])
+
+
+def test_a_schema_is_judged_in_the_mode_of_the_client_where_its_subject_has_none() -> None:
+    """`SEAMLINE_SCHEMA_VALIDATION_MODE` says it; canary counts and takes, strict refuses."""
+    earlier, later = (
+        json.dumps({"type": "record", "name": "R", "fields": [{"name": "a", "type": kind}]})
+        for kind in ("int", "string")
+    )
+    counted: list[tuple[str, str]] = []
+
+    def registered(client: SchemaRegistryClient, mode: str | None = None) -> Registered:
+        client.register("s", earlier)
+        judged = judge(client, "s", later, level="FULL_TRANSITIVE", mode=mode)
+        return register(client, judged, lambda *failed: counted.append(failed))
+
+    strict = RemoteSchemaRegistryClient("mock://1", validation_mode="Strict", unit_test=True)
+    assert strict.validation_mode == "strict"
+    with pytest.raises(SchemaValidationError) as raised:
+        registered(strict)
+    assert raised.value.field == "a" and len(strict.history("s")) == 1
+    assert registered(strict, "canary").version == 2
+    canary = RemoteSchemaRegistryClient("mock://2", unit_test=True)
+    assert canary.validation_mode == "canary" and registered(canary).version == 2
+    assert counted == [("s", "strict"), ("s", "canary"), ("s", "canary")]
+    env = {"SEAMLINE_SCHEMA_REGISTRY_URL": "http://r:8081/", "SEAMLINE_SCHEMA_VALIDATION_MODE": ""}
+    for word in ("strict", "canary"):
+        env["SEAMLINE_SCHEMA_VALIDATION_MODE"] = word
+        assert RemoteSchemaRegistryClient.from_environment(env).validation_mode == word
+    env["SEAMLINE_SCHEMA_VALIDATION_MODE"] = "audit"
+    with pytest.raises(UsageError, match="SEAMLINE_SCHEMA_VALIDATION_MODE = 'audit'"):
+        RemoteSchemaRegistryClient.from_environment(env)
+    with pytest.raises(UsageError, match="SEAMLINE_SCHEMA_REGISTRY_URL"):
+        RemoteSchemaRegistryClient.from_environment({})
+    with pytest.raises(UsageError, match="validation_mode = 'off'"):
+        RemoteSchemaRegistryClient("http://r", validation_mode="off")
 
 
 def test_the_mock_is_for_unit_tests_and_said_to_be_so() -> None:

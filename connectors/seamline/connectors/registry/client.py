@@ -25,6 +25,7 @@ from seamline.connectors.registry.library import open_library
 from seamline.schemas.avro import SCHEMA_BYTES_MAX
 from seamline.schemas.compatibility import LEVELS
 from seamline.schemas.errors import ContractError, TransportError, UsageError
+from seamline.schemas.modes import CANARY, default_mode, parse_mode
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -81,6 +82,12 @@ class SchemaRegistryClient(Protocol):
     @property
     def url(self) -> str:
         """Where it is."""
+        ...
+
+    @property
+    def validation_mode(self) -> str:
+        """The mode under which `registry.governed` judges a schema for this client where nobody
+        states that of its subject."""
         ...
 
     def register(self, subject: str, text: str) -> int:
@@ -175,8 +182,9 @@ class Bounded(Generic[K, V]):
 class RemoteSchemaRegistryClient:
     """One registry. May be shared by threads; what each method does is said by the protocol.
 
-    `unit_test` allows `mock://`, whose schemas live in this process and whose levels are kept and
-    not enforced. Raises UsageError for a wrong address or wrong credentials.
+    `validation_mode` is `canary` or `strict`. `unit_test` allows `mock://`, whose schemas live in
+    this process and whose levels are kept and not enforced. Raises UsageError for a wrong address,
+    wrong credentials, or another mode.
     """
 
     def __init__(
@@ -185,9 +193,11 @@ class RemoteSchemaRegistryClient:
         auth: RegistryAuth | None = None,
         settings: RegistrySettings | None = None,
         *,
+        validation_mode: str = CANARY,
         unit_test: bool = False,
     ) -> None:
         self.url = url
+        self.validation_mode = parse_mode(validation_mode, "validation_mode")
         self._settings = made = settings or RegistrySettings()
         self._client = open_library(
             url,
@@ -207,6 +217,14 @@ class RemoteSchemaRegistryClient:
         self._asking = Asking()
         self._patience = Patience(made.patience_s)
         self._outage = OutageBook(url, lambda: len(self._texts))
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> RemoteSchemaRegistryClient:
+        """The registry of `SEAMLINE_SCHEMA_REGISTRY_URL` (and `…_AUTH|TOKEN|CA|CERTIFICATE|KEY`),
+        with the mode of `SEAMLINE_SCHEMA_VALIDATION_MODE`. Raises UsageError naming the variable.
+        """
+        url, auth = env.get(URL_VARIABLE, "").strip(), RegistryAuth.from_environment(env)
+        return cls(url, auth, validation_mode=default_mode(env))
 
     def __repr__(self) -> str:
         return f"RemoteSchemaRegistryClient(url={self.url!r})"

@@ -88,18 +88,20 @@ def judge(
     subject: str,
     text: str,
     *,
-    mode: str,
     level: str,
+    mode: str | None = None,
     several_records: bool = False,
 ) -> Judged:
     """What registering `text` under `subject` would mean. Changes nothing.
 
+    `mode`: of the subject, the client's `validation_mode` where none is stated.
     `several_records`: the subject holds more than one record by design; only versions of the same
     record are compared, and the registry's own level stays NONE. Raises ContractError where `text`
     is no Avro schema, TransportError when the registry does not answer.
     """
     tree = parse_schema(text)
     fingerprint = fingerprint_of_text(text)
+    mode = client.validation_mode if mode is None else mode
     versions = client.history(subject)
     same = next((v for v in reversed(versions) if _fingerprint(v.text) == fingerprint), None)
     earlier = versions if same is None else [v for v in versions if v.version < same.version]
