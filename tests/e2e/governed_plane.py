@@ -294,6 +294,10 @@ class GovernedPlane:
         self.await_(sealed, "everything in storage")
         return found
 
+    def stop_registry(self) -> None:
+        """It takes connections and says nothing."""
+        os.kill(stack.endpoints(self.home, {}).registry_pid, signal.SIGSTOP)
+
     def kill_registry(self) -> None:
         os.kill(stack.endpoints(self.home, {}).registry_pid, signal.SIGKILL)
 

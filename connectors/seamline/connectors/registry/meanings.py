@@ -22,14 +22,13 @@ from seamline.schemas.topics import LANDING_ROLES
 from seamline.streams.kernel.writers import Meaning, meaning_of
 
 IDS_KNOWN_MAX: Final = 10_000
-# A step waits no longer for a slow registry: the record goes to quarantine as
-# `registry_unavailable`, and the answer, when it comes, is remembered for those after it.
+# Whoever waits no longer has the answer, when it comes, for the next time: it is remembered.
 LOOK_UP_S: Final = 2.0
 
 
 class Meanings:
     """Schema id -> what it means where records of `names` land, None for nothing approved. A
-    `streams.kernel.writers.Resolve`, of one thread.
+    `streams.kernel.writers.Resolve`; threads may share it.
 
     A schema that only `bundle` has counts as approved; `proposed` says how this program reads it.
     One that this program has and `bundle` has not counts as unknown. `within_s` bounds the wait for
@@ -53,23 +52,27 @@ class Meanings:
         self._proposed: dict[int, Drift] = {}
 
     @classmethod
-    def of_landing(cls, client: SchemaRegistryClient, preset: Preset) -> Self:
-        """What ids mean to a worker: where the producers of a preset write, without a long wait."""
+    def of_landing(
+        cls, client: SchemaRegistryClient, preset: Preset, within_s: float = LOOK_UP_S
+    ) -> Self:
+        """What ids mean where the producers of a preset write, without a long wait."""
         rules = subject_rules(preset.kind)
         names = {name for role in LANDING_ROLES for name in rules[role].schemas}
-        return cls(client, names, within_s=LOOK_UP_S)
+        return cls(client, names, within_s=within_s)
 
     def __call__(self, schema_id: int) -> Meaning | None:
-        if schema_id not in self._known:
-            try:
-                text = self._client.by_id(schema_id, within_s=self._within_s)
-            except ContractError:
-                return None
-            if len(self._known) >= IDS_KNOWN_MAX:
-                self._known.clear()
-                self._proposed.clear()
-            self._known[schema_id] = self._meaning(schema_id, text)
-        return self._known[schema_id]
+        known = self._known
+        if schema_id in known:
+            return known[schema_id]
+        try:
+            text = self._client.by_id(schema_id, within_s=self._within_s)
+        except ContractError:
+            return None
+        if len(known) >= IDS_KNOWN_MAX:
+            # Anew and not emptied: another thread may be between its two looks.
+            self._known, self._proposed = {}, {}
+        meaning = self._known[schema_id] = self._meaning(schema_id, text)
+        return meaning
 
     def proposed(self, schema_id: int) -> Drift | None:
         """How values of an id are read whose schema only the proposed bundle has; None for others,

@@ -11,11 +11,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from seamline.connectors.calendars import calendar
-from seamline.connectors.registry.client import RemoteSchemaRegistryClient
+from seamline.connectors.registry.client import RegistrySettings, RemoteSchemaRegistryClient
 from seamline.connectors.registry.meanings import Meanings
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.stores.block_index import SqliteIndex
@@ -39,6 +40,11 @@ from seamline.streams.kernel.rebuild import Setting, rebuild
 from seamline.streams.kernel.stage import OUTPUTS
 from seamline.streams.kernel.writers import Resolve
 
+# A good record may be held up for a second by others. Of that a step waits for the registry until
+# the patience is spent and for one answer more; what it does not hear waits in quarantine.
+PATIENCE_S: Final = 0.3
+LOOK_UP_S: Final = 0.6
+
 
 def make_factory(
     preset: Preset,
@@ -52,13 +58,14 @@ def make_factory(
 
     Raises TransportError without a registry.
     """
-    client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+    settings = RegistrySettings(patience_s=PATIENCE_S)
+    client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth, settings)
     ids: dict[str, int] = {}
     for each in (*derived, preset):
         found = ensure_registered(client, each, mode_of=lambda subject: policies(subject).mode)
         ids.update(found)
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    resolve = Meanings.of_landing(client, preset)
+    resolve = Meanings.of_landing(client, preset, LOOK_UP_S)
     if preset.kind == "trades":
         return TradesFactory(preset, ids, resolve, policies, owner)
     return OhlcvFactory(
