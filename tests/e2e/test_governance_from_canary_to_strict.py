@@ -30,7 +30,6 @@ from e2e.governed_plane import (
 from faults.comparison import compare_bars
 from governance_laying import lay
 from preset_making import FreshPreset
-from rehearsed import write_rehearsal
 from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.kafka.reader import Message
 from seamline.schemas.modes import CANARY, STRICT
@@ -63,6 +62,7 @@ def test_a_preset_comes_to_strict_by_evidence_and_goes_back_by_itself(
 ) -> None:
     feed = Feed(plane.fresh)
     with feed, OtherTeam(plane.fresh) as team:
+        send_trades(plane.others[0], range(BUDGET), 100.0)
         feed.await_rounds(20)
         passed = counted_in_canary(plane, feed, team)
         refused_by_evidence(plane, passed)
@@ -237,15 +237,17 @@ def trades_are_demoted_too(plane: GovernedPlane) -> None:
     """What is followed and counted does not depend on the kind of record."""
     fresh = plane.others[0]
     subject = subject_of(fresh.topic("live"))
-    write_rehearsal(fresh)
+    send_trades(fresh, range(BUDGET, 2 * BUDGET), 100.0)
+    status, answer = plane.run("schema", "rehearse", subject, "--since", "1h")
+    assert status == 0 and Evidence.from_json(answer).clean, answer
     status, answer = plane.run("schema", "promote", subject, "--reason", "clean", *WINDOW)
     assert (status, answer.get("mode")) == (0, STRICT), answer
     plane.await_mode(subject, STRICT, 1)
-    wrong = send_trades(fresh, 2 * BUDGET, -1.0)
+    wrong = send_trades(fresh, range(2 * BUDGET, 4 * BUDGET), -1.0)
     series = f'{DEMOTIONS}{{subject="{subject}"}}'
     plane.await_(lambda: plane.series()[series] == 1, "a demotion of trades")
     plane.await_mode(subject, CANARY, 2)
-    send_trades(fresh, 1, -1.0, first=len(wrong))
+    send_trades(fresh, range(4 * BUDGET, 4 * BUDGET + 1), -1.0)
     plane.await_(lambda: plane.failures(CANARY, subject) > 0, "trades in canary again")
     aside = [m.value for m in plane.messages("quarantine", fresh)]
     assert aside == wrong[: len(aside)] and len(aside) > BUDGET
@@ -255,12 +257,12 @@ def trades_are_demoted_too(plane: GovernedPlane) -> None:
     assert entry.evidence["blocked"] > entry.evidence["allowed"] == BUDGET
 
 
-def send_trades(fresh: FreshPreset, count: int, price: float, first: int = 0) -> list[bytes]:
+def send_trades(fresh: FreshPreset, numbers: range, price: float) -> list[bytes]:
     """Acknowledged; their bytes."""
     producer = IdempotentProducer(fresh.world.cluster)
     values = []
-    for number in range(first, first + count):
-        trade = {"symbol": TRADED, "trade_id": number + 1, "price": price, "size": 1.0}
+    for number in numbers:
+        trade = {"symbol": TRADED, "trade_id": number, "price": price, "size": 1.0}
         trade |= {"time_ns": START_NS, "received_time_ns": START_NS}
         values.append(encode_record("trade", trade, fresh.ids["trade"]))
         producer.send(fresh.topic("live"), TRADED.encode(), values[-1])
