@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from seamline.connectors.cycle_search import search_cycles_seldom
 from seamline.connectors.governance.budget_guard import BudgetGuard
 from seamline.connectors.governance.follow import ModeFollower
 from seamline.connectors.governance.log import GovernanceLog
@@ -32,7 +33,7 @@ from seamline.schemas.errors import TransportError, UsageError
 from seamline.schemas.modes import Policies, default_mode
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import LANDING_ROLES, subject_of, topic_name
-from seamline.streams.apps.arenas import bound_arenas, search_cycles_seldom
+from seamline.streams.apps.arenas import bound_arenas
 from seamline.streams.apps.owner import OwnerSettings
 from seamline.streams.apps.preset_app import AppSettings, PresetApp, faust_directory
 from seamline.streams.apps.self_redrive import SelfRedrive
