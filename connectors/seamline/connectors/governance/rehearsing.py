@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from seamline.connectors.cycle_search import cycles_searched_seldom
 from seamline.connectors.governance import rehearsal_file
 from seamline.connectors.governance.rehearsal_file import Progress
 from seamline.connectors.kafka.admin import Admin
@@ -74,6 +75,7 @@ class Judge(Protocol):
     def judge(self, records: Sequence[Record]) -> Judged: ...
 
 
+@cycles_searched_seldom()
 def rehearse(
     cluster: Cluster,
     plan: Plan,
@@ -92,7 +94,7 @@ def rehearse(
     read are no longer retained; TransportError when the broker does not answer.
     """
     admin = Admin(cluster)
-    of = _identity(admin, plan)
+    of = identity(plan, admin.cluster_id())
     progress = rehearsal_file.load(plan.resume, of) if plan.resume is not None else None
     if progress is None:
         progress = _begin(admin, plan)
@@ -138,7 +140,7 @@ def _judge(plan: Plan, partition: int, resolve: Resolve) -> Judge:
     return StoredJudge(plan.preset, partition, plan.role, resolve, plan.tombstones)
 
 
-def _identity(admin: Admin, plan: Plan) -> dict[str, str]:
+def identity(plan: Plan, cluster_id: str) -> dict[str, str]:
     """What makes this rehearsal another than the next one."""
     preset = plan.preset
     grid = (preset.interval_ns, preset.grid_origin_ns, preset.block_rows, preset.partitions)
@@ -146,8 +148,10 @@ def _identity(admin: Admin, plan: Plan) -> dict[str, str]:
         "subject": plan.subject,
         "since": plan.since,
         "bundle": plan.bundle_sha256,
+        # The evidence names one version: that of the fence, which a resumed one took long ago.
+        "mode version": str(plan.mode_version),
         "tombstones": " ".join(sorted(plan.tombstones)),
-        "cluster": admin.cluster_id(),
+        "cluster": cluster_id,
         "preset": f"{preset.id} {grid} {preset.off_grid}",
     }
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seamline.schemas.errors import UsageError
 from seamline.sdk.cli.actor import ActorOption, actor_named
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows, notices
 from seamline.sdk.cli.stack import DirOption
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from seamline.streams.kernel.rehearsal import Evidence
 
 _AGO = re.compile(r"[0-9]+[a-z]+")
+_SINCE_FIX = "Write how far back to read: 48h, 7d, or an ISO time with a zone"
 BLOCKED_COLUMNS = ("by", "name", "blocked", "samples")
 
 
@@ -68,13 +70,14 @@ def rehearse(
     preset = loader.get(loader.load(None, os.environ), parse_subject(name)[0])
     chosen = _bundle(bundle)
     now_ns = time.time_ns()
+    since_ns = _since_ns(since, now_ns)
     world = World.resolve(os.environ, directory)
     state = _state(world.cluster, name)
     plan = rehearsing.Plan(
         subject=name,
         preset=preset,
         since=since,
-        since_ns=_since_ns(since, now_ns),
+        since_ns=since_ns,
         now_ns=now_ns,
         bundle_sha256=chosen.sha256,
         mode_version=0 if state is None else state.version,
@@ -99,12 +102,15 @@ def rehearse(
 
 
 def _since_ns(text: str, now_ns: int) -> int:
-    """48h means 48 hours before now, as -48h does."""
+    """48h means 48 hours before now, as -48h does. Raises UsageError for what is not before now."""
     from seamline.schemas.times import parse_time
 
     bare = text.strip()
     ago = f"-{bare}" if _AGO.fullmatch(bare) else bare
-    return max(0, parse_time(ago, now_ns=now_ns, parameter="since"))
+    since_ns = max(0, parse_time(ago, now_ns=now_ns, parameter="since"))
+    if since_ns >= now_ns:
+        raise UsageError("not in the past", parameter="since", value=text, fix=_SINCE_FIX)
+    return since_ns
 
 
 def _bundle(directory: Path | None) -> Bundle:
