@@ -9,6 +9,7 @@ import json
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -146,6 +147,21 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused(plane: Plan
     assert won.state is not None and isinstance(lost, ContractError)
     assert lost.parameter == "mode" and won.state.actor in str(lost)
     assert plane.entries() == ["promote"] and plane.stands() == (STRICT, 1, LEVEL)
+
+
+def test_a_promotion_refused_at_the_last_moment_leaves_the_level_as_it_was(plane: Plane) -> None:
+    plane.rehearse()
+    began_ns = time.time_ns()
+    times = iter([began_ns])  # fresh when it is judged first, two hours old inside the transaction
+    late = Promoting(
+        plane.fresh.world.cluster,
+        plane.client,
+        actor="ann",
+        clock_ns=lambda: next(times, began_ns + 2 * HOUR_NS),
+    )
+    with pytest.raises(ContractError, match="old, 1h at most"):
+        late.promote(plane.subject, "clean", POLICY, {})
+    assert plane.stands() == (CANARY, 0, "NONE") and plane.entries() == []
 
 
 class Counted:

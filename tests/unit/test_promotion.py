@@ -85,6 +85,28 @@ def test_a_fresh_clean_rehearsal_over_a_canary_window_is_enough() -> None:
     assert refused(case(evidence())) == []
 
 
+def registered(number: int, **changed: Any) -> Entry:
+    held = {"fingerprint": OTHER, "id": 7, "was_there": False}
+    return entry(number, None, action="register", evidence=held, **changed)
+
+
+def test_a_schema_that_came_after_the_rehearsal_began_makes_it_stale() -> None:
+    found = evidence()
+    rehearsal = entry(5, found)
+    early = found.ended_ns - 1
+    for other, fields in (
+        (registered(6), ["rehearsal.schemas"]),
+        (registered(6, time_ns=early), ["rehearsal.schemas"]),
+        # Recorded before the rehearsal was, and after its fence.
+        (registered(4), ["rehearsal.schemas"]),
+        (registered(4, time_ns=early), []),
+        (registered(6, subject="another"), []),
+        (replace(registered(6), evidence={"was_there": True}), []),
+    ):
+        entries = sorted((rehearsal, other), key=lambda each: each.number)
+        assert refused(replace(case(found), entries=entries)) == fields, other
+
+
 def test_a_subject_that_never_had_a_state_is_in_canary_since_its_first_record() -> None:
     never = evidence(mode_version=0)
     assert refused(case(never, state=None)) == []

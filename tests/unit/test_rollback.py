@@ -10,7 +10,7 @@ from seamline.schemas.audit import GENESIS, Entry
 from seamline.schemas.modes import CANARY, STRICT, SubjectState
 from seamline.schemas.times import NS_PER_S
 from seamline.streams.kernel import rollback
-from seamline.streams.kernel.promotion import HOUR_NS
+from seamline.streams.kernel.promotion import HOUR_NS, MINUTE_NS
 from seamline.streams.kernel.rollback import Standing, change_of, standing
 
 SUBJECT = "seamline.ohlcv.x.spot.1m.live-value"
@@ -55,6 +55,9 @@ def test_into_strict_only_soon_and_under_the_same_bundle() -> None:
     assert refused(CANARY_3, demoted) == []
     assert refused(CANARY_3, replace(demoted, time_ns=NOW - 1)) == ["time_ns"]
     assert refused(CANARY_3, demoted, bundle=OTHER) == ["bundle_sha256"]
+    # A clock that went back makes an old change no newer.
+    assert refused(CANARY_3, replace(demoted, time_ns=NOW + 2 * HOUR_NS)) == ["time_ns"]
+    assert refused(CANARY_3, replace(demoted, time_ns=NOW + HOUR_NS + MINUTE_NS)) == []
     # Out of strict it may go at any time.
     promoted = entry("promote", None, STRICT_2, time_ns=0)
     assert refused(STRICT_2, promoted, bundle=OTHER) == []

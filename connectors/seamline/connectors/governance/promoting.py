@@ -201,7 +201,9 @@ class Promoting:
         if plan is None:
             done, left = self._settle(subject)
             return Outcome(None, governed.book.state_of(subject.name), None, done, left)
+        held: str | None = None
         if plan.state.mode == STRICT:
+            held = self._registry.compatibility(subject.name)
             self._registry.set_compatibility(subject.name, subject.strict_level)
         written: list[Plan] = []
 
@@ -216,7 +218,7 @@ class Promoting:
         try:
             entries = self._log.commit(change, self._clock_ns)
         except SeamlineError:
-            self._settle(subject)
+            self._settle(subject, stateless=held)
             raise
         done, left = self._settle(subject, registered=_returned(plan.draft))
         if not entries:
@@ -224,14 +226,21 @@ class Promoting:
         return replace(_shown(written[-1]), entry=entries[0], done=done, left=left)
 
     def _settle(
-        self, subject: Subject, registered: tuple[str, ...] = ()
+        self,
+        subject: Subject,
+        registered: tuple[str, ...] = (),
+        *,
+        stateless: str | None = None,
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The registry as the newest state says: what was done, and what could not be."""
+        """The registry as the newest state says: what was done, and what could not be. A subject
+        that still has none gets its level of before back, `stateless`, where one is given."""
         done: list[str] = []
         try:
             for _ in range(SETTLE_MAX):
                 state = self._log.read().book.state_of(subject.name)
                 if state is None:
+                    if stateless is not None:
+                        self._registry.set_compatibility(subject.name, stateless)
                     return (), ()
                 strict = state.mode == STRICT
                 level = subject.strict_level if strict else CANARY_LEVEL

@@ -23,6 +23,7 @@ from seamline.schemas.times import NS_PER_S, format_duration, format_time
 from seamline.streams.kernel.rehearsal import OTHERS, Evidence
 
 REHEARSE: Final = "rehearse"
+REGISTER: Final = "register"
 HOUR_NS: Final = 3_600 * NS_PER_S
 MINUTE_NS: Final = 60 * NS_PER_S
 # Clocks of two machines: what is this little in the future is now.
@@ -156,6 +157,7 @@ def judge(case: Case, policy: PromotionPolicy) -> tuple[Evidence | None, tuple[R
     refusals = (
         *_of_time(case, evidence, policy),
         *_of_contract(case, evidence, policy),
+        *_of_schemas(case, entry, evidence, policy),
         *_of_end(case, evidence, policy),
         *_of_blocked(case, evidence),
         *_of_canary(case, evidence, policy),
@@ -209,6 +211,25 @@ def _of_contract(case: Case, evidence: Evidence, policy: PromotionPolicy) -> Ite
         yield Refusal(
             "rehearsal.complete", False, f"the rehearsal could not judge every record: {notes}", fix
         )
+
+
+def _of_schemas(
+    case: Case, rehearsal: Entry, evidence: Evidence, policy: PromotionPolicy
+) -> Iterable[Refusal]:
+    """A schema that the subject got since the fence of the rehearsal: what its writers will send
+    was not there to be judged."""
+    since = [
+        entry
+        for entry in case.entries
+        if (entry.action, entry.subject) == (REGISTER, case.subject)
+        and not entry.evidence.get("was_there")
+        and (entry.number > rehearsal.number or entry.time_ns >= evidence.ended_ns)
+    ]
+    if since:
+        told = since[-1]
+        what = f"entry {told.number} registered a schema for the subject since the rehearsal began"
+        named = told.evidence.get("fingerprint")
+        yield Refusal("rehearsal.schemas", named, what, again(case.subject, policy))
 
 
 def _of_end(case: Case, evidence: Evidence, policy: PromotionPolicy) -> Iterable[Refusal]:

@@ -17,7 +17,7 @@ from seamline.schemas.audit import Entry
 from seamline.schemas.errors import ContractError
 from seamline.schemas.modes import CANARY, MODES, STRICT, SubjectState
 from seamline.schemas.times import format_duration, format_time
-from seamline.streams.kernel.promotion import Refusal
+from seamline.streams.kernel.promotion import SKEW_NS, Refusal
 
 PROMOTE: Final = "promote"
 DEMOTE: Final = "demote"
@@ -100,6 +100,10 @@ def _into_strict(
         limit = format_duration(fresh_ns)
         what = f"the change is older than {limit}: the evidence for strict is not fresh any more"
         found.append(Refusal("time_ns", format_time(entry.time_ns), what, _GATE))
+    elif entry.time_ns - now_ns > SKEW_NS:
+        what = "the change is of a time to come: a clock went back or is wrong"
+        fix = "Set the clock right, or rehearse and promote again"
+        found.append(Refusal("time_ns", format_time(entry.time_ns), what, fix))
     return tuple(found)
 
 
