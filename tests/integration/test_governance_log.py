@@ -451,6 +451,12 @@ def test_verify_sees_every_change_of_the_topic(plane: Plane) -> None:
     producer.send(SCHEMA_MODES_TOPIC, b"past", past, partition=0)
     producer.flush()
     assert "of which no entry tells" in verdict(plane)["why"]
+    # A topic that would lose its entries, before it has lost one.
+    admin = Admin(plane.cluster)
+    admin.alter(AUDIT_TOPIC, {"retention.ms": "86400000"})
+    assert "retention.ms = 86400000" in plane.log.deletes()
+    admin.alter(AUDIT_TOPIC, {"retention.ms": "-1"})
+    assert plane.log.deletes() == ""
     # A record that is no entry, then a front that is gone.
     producer.send(AUDIT_TOPIC, None, b"[red]hello", partition=0)
     producer.close()

@@ -21,10 +21,13 @@ from seamline.schemas.audit import (
     decode_head,
     encode_entry,
     encode_head,
+    misfit_of_states,
     verify,
     vouched,
+    with_state,
 )
 from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.modes import MODES, SubjectState
 
 SHA = "0123456789abcdef" * 4
 
@@ -216,6 +219,26 @@ def test_what_was_cut_put_in_swapped_or_made_again_shows() -> None:
         assert report.entries == len(changed)
     assert verify([], None).ok
     assert verify(values, head).head == head
+
+
+def test_a_mode_that_was_set_past_the_chain_shows_for_good() -> None:
+    states = [SubjectState("s", mode, n, 5, "ann", "r", SHA) for n, mode in enumerate(MODES * 2, 1)]
+    entries: list[Entry] = []
+    for state in states:
+        head = entries[-1].head if entries else None
+        entries.append(append(head, 0, with_state(draft(), state), 1))
+    entries.append(append(entries[-1].head, 0, draft(subject="another"), 1))
+    assert misfit_of_states(entries, states[-1:]) == ""
+    assert "which is not in force" in misfit_of_states(entries, [])
+    assert "no entry tells" in misfit_of_states(entries[-1:], states[-1:])
+    assert "in force is canary (version 1)" in misfit_of_states(entries, states[:1])
+    # Version 2 stood in the control topic alone; what came after it is an entry again.
+    assert "entry 2 set canary (version 3) after canary (version 1)" in misfit_of_states(
+        [entries[0], *entries[2:]], states[-1:]
+    )
+    assert "entry 1 set strict (version 2) after nothing" in misfit_of_states(
+        entries[1:], states[-1:]
+    )
 
 
 def test_numbers_must_count_although_the_hashes_fit() -> None:

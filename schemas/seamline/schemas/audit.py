@@ -258,9 +258,21 @@ def place_of(values: Sequence[bytes | None], kept: str) -> int | None:
 def misfit_of_states(entries: Iterable[Entry], states: Iterable[SubjectState]) -> str:
     """A sentence where the states in force are not those that the chain says; empty when they are.
 
-    A mode that was set past the chain, or a control topic that was cut, shows here.
+    A mode that was set past the chain shows here, also when an entry has come after it: it has the
+    version that the chain lacks. So does a control topic that was cut.
     """
-    told = {e.subject: e.evidence[IN_FORCE] for e in entries if IN_FORCE in e.evidence}
+    told: dict[str, JSON] = {}
+    for entry in entries:
+        if IN_FORCE not in entry.evidence:
+            continue
+        state, before = entry.evidence[IN_FORCE], told.get(entry.subject)
+        if _version(state) != (0 if before is None else _version(before)) + 1:
+            was = "nothing" if before is None else _state(before)
+            return (
+                f"{entry.subject}: entry {entry.number} set {_state(state)} after {was}: what was "
+                "in force in between no entry tells"
+            )
+        told[entry.subject] = state
     held = {state.subject: json.loads(encode_state(state)) for state in states}
     for subject in sorted(told.keys() | held.keys()):
         if subject not in told:
@@ -311,10 +323,14 @@ def _head_misfit(found: Head | None, kept: Head | None) -> str:
 
 
 def _state(state: JSON) -> str:
-    mode, version = (
-        (state.get("mode"), state.get("version")) if isinstance(state, dict) else ("", "")
-    )
-    return f"{mode} (version {version})"
+    mode = state.get("mode") if isinstance(state, dict) else ""
+    return f"{mode} (version {_version(state)})"
+
+
+def _version(state: JSON) -> int:
+    """Of a state as an entry holds it; 0 where it holds none."""
+    version = state.get("version") if isinstance(state, dict) else 0
+    return version if type(version) is int else 0
 
 
 def _head_at_end(values: Sequence[bytes | None]) -> Head | None:

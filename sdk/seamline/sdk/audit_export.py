@@ -51,7 +51,8 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Audited:
     """A chain and what was found of it. `kept`: the hash that a person kept, and `kept_place`
-    where in the chain it stands, None where nowhere."""
+    where in the chain it stands, None where nowhere. `deletes`: how the topics would lose entries.
+    """
 
     records: tuple[Record, ...]
     report: ChainReport
@@ -59,6 +60,7 @@ class Audited:
     misfit: str
     kept: str | None
     kept_place: int | None
+    deletes: str = ""
 
     @classmethod
     def of(
@@ -68,6 +70,7 @@ class Audited:
         head: Head | None,
         states: Sequence[SubjectState],
         kept: str | None = None,
+        deletes: str = "",
     ) -> Audited:
         """Check it all. `head` is the one kept in the control topic, `states` are those in force.
 
@@ -85,11 +88,11 @@ class Audited:
         entries = [record.entry for record in records if record.entry is not None]
         misfit = misfit_of_states(entries, states) if report.ok else ""
         place = None if kept is None else place_of(values, kept)
-        return cls(records, report, head, misfit, kept, place)
+        return cls(records, report, head, misfit, kept, place, deletes)
 
     def verdict(self) -> dict[str, Any]:
         """`ok`, and where not: `broken` (two neighbours), `offsets` of them in the topic, `why`."""
-        why = self.report.why or self.misfit
+        why = self.report.why or self.misfit or self.deletes
         if not why and self.kept is not None and self.kept_place is None:
             why = f"no entry has the hash that you kept ({self.kept}): the chain was made again"
         found, broken = self.report.head, self.report.broken

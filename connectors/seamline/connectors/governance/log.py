@@ -36,7 +36,7 @@ from seamline.connectors.kafka.admin import TP, Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import FencedError
 from seamline.connectors.kafka.producer import TransactionalProducer
-from seamline.schemas.audit import Entry, Head, encode_entry, encode_head, vouched
+from seamline.schemas.audit import Entry, Head, encode_entry, encode_head, hash_of, vouched
 from seamline.schemas.errors import TransportError
 from seamline.schemas.modes import HEAD_KEY, ModeBook, encode_state
 from seamline.schemas.topics import AUDIT_TOPIC, SCHEMA_MODES_TOPIC
@@ -48,6 +48,9 @@ ATTEMPTS: Final = 5
 BACKOFF_MAX_S: Final = 5.0
 VISIBLE_S: Final = 10.0
 CHECK_S: Final = 0.02
+# Who finds entry and head apart looks again, at most so often: a commit may be half visible.
+READS: Final = 5
+READ_AGAIN_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,27 @@ class GovernanceLog:
     def chain(self) -> Chain:
         """All committed records of both topics up to a fence; empty where a topic is absent.
 
-        Raises TransportError when the broker does not answer.
+        The markers of one commit reach the two topics one after the other: while the newest entry
+        and the kept head are apart and something moves it is read again. Raises TransportError when
+        the broker does not answer.
         """
-        return read_chain(self._cluster, self._admin)
+        chain = read_chain(self._cluster, self._admin)
+        for _ in range(READS - 1):
+            if _together(chain):
+                break
+            time.sleep(READ_AGAIN_S)
+            before, chain = chain, read_chain(self._cluster, self._admin)
+            if (before.head, before.values) == (chain.head, chain.values):
+                break
+        return chain
+
+    def deletes(self) -> str:
+        """A sentence where one of the two topics is set to lose what must stay, empty where none
+        is. Raises TransportError when the broker does not answer."""
+        for each in topics.shared_differences(self._cluster, (AUDIT_TOPIC, SCHEMA_MODES_TOPIC)):
+            if each.field in _KEEPING:
+                return f"topic {each.topic} has {each.field} = {each.have}, wanted {each.want}"
+        return ""
 
     def read(self) -> Governed:
         """What is in force now. Raises TransportError when the broker does not answer."""
@@ -188,6 +209,17 @@ class GovernanceLog:
                     fix="See which transaction is open there: kafka-transactions list",
                 )
             time.sleep(CHECK_S)
+
+
+# Settings of a topic that say for how long its records stay.
+_KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
+
+
+def _together(chain: Chain) -> bool:
+    """Whether the kept head is that of the newest record."""
+    if chain.head is None or not chain.records:
+        return chain.head is None and not chain.records
+    return hash_of(chain.records[-1].value or b"") == chain.head.hash
 
 
 def _passing(error: TransportError) -> TransportError:

@@ -193,6 +193,17 @@ def ensure_shared(cluster: Cluster, names: Iterable[str]) -> tuple[str, ...]:
     return created
 
 
+def shared_differences(cluster: Cluster, names: Iterable[str]) -> list[TopicDifference]:
+    """How those of these shared topics that exist differ from the table. Changes nothing.
+
+    Raises TransportError when the broker does not answer.
+    """
+    admin = Admin(cluster)
+    chosen = set(names)
+    wanted = [topic for topic in shared_topics(_replication(admin)) if topic.name in chosen]
+    return [d for d in _differences(admin, wanted) if not d.missing]
+
+
 def assert_partitions(cluster: Cluster, preset: Preset, roles: Iterable[str] | None = None) -> None:
     """For start-up: every topic of the preset (or of `roles`) exists with the preset's count.
 

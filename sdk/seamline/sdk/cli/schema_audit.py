@@ -106,10 +106,11 @@ def _audited(directory: Path | None, kept: str | None = None) -> Audited:
     from seamline.connectors.world import World
     from seamline.sdk.audit_export import Audited
 
-    chain = GovernanceLog(World.resolve(os.environ, directory).cluster).chain()
+    log = GovernanceLog(World.resolve(os.environ, directory).cluster)
+    chain = log.chain()
     offsets = tuple(record.offset for record in chain.records)
     states = tuple(chain.book.states.values())
-    return Audited.of(chain.values, offsets, chain.head, states, kept)
+    return Audited.of(chain.values, offsets, chain.head, states, kept, log.deletes())
 
 
 def _say(audited: Audited) -> None:
