@@ -3,6 +3,7 @@ with its mark and an entry of the audit."""
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ def test_each_record_goes_back_once_with_its_mark_and_an_entry(
     assert top(fresh) == {"non_finite": 1}
     again = json.loads(run(fresh, "redrive", name, "-o", "json", status=1))
     assert (again["redriven"], again["entries"]) == (0, [])
+    (line,) = run(fresh, "export", name).splitlines()
+    assert base64.b64decode(json.loads(line)["key_base64"]) == second.encode()
     price = ("--set", "open=1", "--set", "high=2", "--set", "low=1", "--set", "close=2")
     fixed = json.loads(run(fresh, "fix", name, "--symbol", second, *price, "-o", "json"))
     assert fixed["redriven"] == 1

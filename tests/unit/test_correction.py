@@ -60,6 +60,12 @@ def test_times_are_written_as_people_write_them() -> None:
         ("closed", "1"),
         ("trades", "1.5"),
         ("open_time_ns", "2026-01-31T00:00:00"),
+        # It would be a bar of 1969.
+        ("open_time_ns", "-3d"),
+        ("open_time_ns", "now"),
+        ("open_time_ns", str(2**70)),
+        ("trades", str(2**70)),
+        ("close", "1" + "0" * 400),
         ("clsoe", "1"),
         ("rows", "[]"),
     ],

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from machine_world import CLOCK_NS, IDS, PARENT, SYMBOLS, Row, columns_of, resolve
+from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.governance.redriving import (
     BYTES_MAX,
     RECORDS_MAX,
+    Door,
     Request,
     batches_of,
     change_of,
 )
+from seamline.connectors.kafka.cluster import Cluster
 from seamline.schemas.codec import encode_bars
-from seamline.schemas.errors import TransportError
+from seamline.schemas.errors import ContractError, TransportError, UsageError
 from seamline.schemas.modes import CANARY, STRICT, Policy
 from seamline.schemas.topics import HEADER_REASON, HEADER_RESOLVED, topic_name
 from seamline.streams.kernel.memory_log import MemoryRecord
@@ -178,6 +182,36 @@ def test_one_transaction_holds_records_marks_and_entry() -> None:
         (QUARANTINE, None, None, b"12/redriven"),
         (QUARANTINE, None, None, b"11/superseded"),
     ]
+
+
+class Emptied:
+    """A registry that holds nothing, and can only be asked."""
+
+    def lookup(self, subject: str, text: str) -> None:
+        return None
+
+    def history(self, subject: str) -> list[Any]:
+        return []
+
+
+def test_a_plan_registers_nothing() -> None:
+    """Not the approved schema either: a dry run is a plan."""
+    found = kept(landed(Row(A, 1, 100.0), 1), 1)
+    judge = judge_of(PARENT, resolve, lambda _: Policy(CANARY), CLOCK_NS)
+    log = GovernanceLog(Cluster("127.0.0.1:1"))
+    rest: Any = (None, log, Emptied(), resolve, judge, lambda: CLOCK_NS)
+    door = Door(PARENT, *rest)
+    fields = door.corrected(found, {"close": "100.5"}, None)
+    with pytest.raises(ContractError, match="schema register") as told:
+        door.plan([found], {(0, 1): fields})
+    assert told.value.parameter == "subject" and told.value.value == f"{LIVE}-value"
+    door.ids["bar"] = IDS["bar"]
+    assert len(door.plan([found], {(0, 1): fields}).sent) == 1
+
+
+def test_who_gives_no_reason_is_told_before_anything_is_read() -> None:
+    with pytest.raises(UsageError, match="reason"):
+        Request("redrive", "ann", " ")
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"-1", b"1" * 20, None])

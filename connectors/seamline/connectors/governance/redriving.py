@@ -24,7 +24,7 @@ from seamline.connectors.governance.log import Change, GovernanceLog, Governed, 
 from seamline.connectors.governance.quarantine import Quarantine
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.meanings import Meanings
-from seamline.connectors.registry.registration import verify
+from seamline.connectors.registry.registration import id_of, verify
 from seamline.connectors.world import World
 from seamline.schemas.audit import Draft
 from seamline.schemas.contract import SCHEMAS
@@ -69,11 +69,15 @@ Unit = tuple[Candidate, tuple[Candidate, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`action`: redrive or fix."""
+    """`action`: redrive or fix. Raises UsageError without a reason: a dry run says so too."""
 
     action: str
     actor: str
     reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise UsageError("empty", parameter="reason", value=self.reason, fix="Say why")
 
 
 @dataclass(slots=True)
@@ -214,10 +218,17 @@ class Door:
         )
 
     def _id_of(self, name: str, kept: Kept) -> int:
-        """The id of the approved schema; registered where it is not yet."""
+        """The id of the approved schema, which has to be registered: a dry run changes nothing."""
         if name not in self.ids:
             topic = topic_name(self.preset.id, "backfill" if name == BLOCK else "live")
-            schema_id = self.client.register(subject_of(topic), SCHEMAS[name].text)
+            schema_id = id_of(self.client, subject_of(topic), SCHEMAS[name])
+            if schema_id is None:
+                raise ContractError(
+                    f"{name} v{SCHEMAS[name].version} is not registered there",
+                    parameter="subject",
+                    value=subject_of(topic),
+                    fix=f"Run: seamline schema register {self.preset.id}",
+                )
             verify(self.client, subject_of(topic), SCHEMAS[name], schema_id)
             self.ids[name] = schema_id
         return self.ids[name]

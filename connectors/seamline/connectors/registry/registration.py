@@ -128,7 +128,7 @@ def ensure_registered(
             continue
         for name in subject.schemas:
             schema = SCHEMAS[name]
-            schema_id = _id_of(client, subject.name, schema)
+            schema_id = id_of(client, subject.name, schema)
             if schema_id is None and dev:
                 schema_id = _registered(client, subject, schema, mode_of, count)
             if schema_id is None:
@@ -166,7 +166,7 @@ def verify(client: SchemaRegistryClient, subject: str, schema: Schema, schema_id
     check_content(client, subject, schema.text, schema_id)
 
 
-def _id_of(client: SchemaRegistryClient, subject: str, schema: Schema) -> int | None:
+def id_of(client: SchemaRegistryClient, subject: str, schema: Schema) -> int | None:
     """The id under which the subject holds this content, whatever its letters."""
     found = client.lookup(subject, schema.text)
     if found is not None:

@@ -363,6 +363,7 @@ def _line(kept: Kept, preset: str, decode: Any) -> dict[str, Any]:
         "first": None if kept.first is None else str(kept.first),
         "cut": kept.cut,
         "key": kept.symbol,
+        "key_base64": _base64(kept.key),
         "headers": [[name, _base64(value)] for name, value in kept.own],
         "value_base64": _base64(kept.value),
         "decoded": decode(kept),

@@ -29,7 +29,7 @@ from seamline.schemas.columns import (
 from seamline.schemas.errors import UsageError
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.records import decode_record, encode_record
-from seamline.schemas.times import parse_time
+from seamline.schemas.times import INT64_MAX, parse_time
 
 BAR: Final = "bar"
 BLOCK: Final = "bar_block"
@@ -202,12 +202,18 @@ def _typed(field: str, value: Any, kind: tuple[str, bool]) -> Any:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted == _NUMBER and number:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UsageError("no double holds it", parameter=field, value=value) from None
     if wanted == _NUMBER and isinstance(value, str) and value in _NO_NUMBERS:
         return float(value)
     if wanted in (_WHOLE, _TIME) and isinstance(value, int) and number:
+        if not -INT64_MAX <= value <= INT64_MAX:
+            raise UsageError("outside of int64", parameter=field, value=value)
         return value
-    if wanted == _TIME and isinstance(value, str):
+    # What counts from now would be another time at each run.
+    if wanted == _TIME and isinstance(value, str) and not value.strip().startswith(("-", "now")):
         return parse_time(value, now_ns=0, parameter=field)
     if wanted == _TEXT and isinstance(value, str):
         return value
