@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from seamline.connectors.kafka.admin import TP, Admin
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.reader import Message, ReaderSettings, read_one, read_range
@@ -183,7 +185,8 @@ class Quarantine:
             if isinstance(found, Mark):
                 fresh.setdefault(message.partition, []).append(found.offset)
         for partition, offsets in fresh.items():
-            self._settled[partition] = array("q", sorted({*self._settled[partition], *offsets}))
+            settled = np.frombuffer(self._settled[partition], np.int64)
+            self._settled[partition] = array("q", np.union1d(settled, offsets).tobytes())
         self._read_to = dict(fences)
 
     def _messages(self, starts: dict[TP, int], fences: dict[TP, int]) -> Iterator[Message]:
