@@ -48,7 +48,7 @@ def run(fresh: FreshPreset, *arguments: str, status: int = 0) -> str:
 
 def top(fresh: FreshPreset, *arguments: str) -> dict[str, int]:
     found = json.loads(run(fresh, "top", fresh.preset.id, "-o", "json", *arguments))
-    return {row["reason"]: row["records"] for row in found}
+    return {row["rule"]: row["records"] for row in found}
 
 
 def set_aside(fresh: FreshPreset, rows: Sequence[tuple[Row, str]]) -> None:

@@ -130,7 +130,7 @@ def run(fresh: FreshPreset, *arguments: str, status: int = 0) -> str:
 
 def top(fresh: FreshPreset, *arguments: str) -> dict[str, int]:
     found = json.loads(run(fresh, "top", fresh.preset.id, "-o", "json", *arguments))
-    return {row["reason"]: row["records"] for row in found}
+    return {row["rule"]: row["records"] for row in found}
 
 
 def open_ones(fresh: FreshPreset) -> int:
@@ -168,7 +168,7 @@ def edited(path: Path, target: Path) -> None:
     for text in path.read_text().splitlines():
         line: dict[str, Any] = json.loads(text)
         fields = line["decoded"]
-        if line["reason"] == "non_finite":
+        if line["rule"] == "non_finite":
             minute = (fields["open_time_ns"] - columns_of([Row("x", 0, 1.0)]).open_time_ns[0]) // (
                 MINUTE_NS
             )
@@ -210,12 +210,12 @@ def test_repaired_records_leave_what_a_run_without_faults_leaves(
 
     # In strict the same rules refuse it again; in canary it goes back as it is.
     assert '"refused": ' in run(
-        mended, "redrive", mended.preset.id, "--reason", "non_finite", "-o", "json", status=1
+        mended, "redrive", mended.preset.id, "--rule", "non_finite", "-o", "json", status=1
     )
     assert top(mended) == refused
     set_mode(world, subject, CANARY)
     if in_strict:
-        again = ("redrive", mended.preset.id, "--reason", "negative_volume", "--actor", "ann")
+        again = ("redrive", mended.preset.id, "--rule", "negative_volume", "--actor", "ann")
         planned = run(mended, *again, "--dry-run", "-o", "json")
         assert len(json.loads(planned)) == in_strict
         assert top(mended) == refused
@@ -226,7 +226,7 @@ def test_repaired_records_leave_what_a_run_without_faults_leaves(
 
     # A person corrects an export; another record by its field; the originals stay.
     export = tmp_path / "export.jsonl"
-    arguments = ("--reason", "non_finite", "--reason", "invalid_block")
+    arguments = ("--rule", "non_finite", "--rule", "invalid_block")
     run(mended, "export", mended.preset.id, "--to", str(export), *arguments)
     corrections = tmp_path / "edited.jsonl"
     edited(export, corrections)
@@ -242,7 +242,7 @@ def test_repaired_records_leave_what_a_run_without_faults_leaves(
     message = read_one(
         world.cluster, mended.topic("quarantine"), first["partition"], first["offset"]
     )
-    assert dict(message.headers)[HEADER_REASON].decode() == first["reason"]
+    assert dict(message.headers)[HEADER_REASON].decode() == first["rule"]
     place = f"{first['partition']}:{first['offset']}"
     shown = json.loads(run(mended, "show", mended.preset.id, "--offset", place, "-o", "json"))
     assert shown["state"] == "settled" and shown["producer"] in ("feed-7", "unknown")

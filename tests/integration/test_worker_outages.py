@@ -192,7 +192,7 @@ def test_records_that_waited_for_the_registry_go_back_by_themselves_and_pass_the
     subject = subject_of(plane.fresh.topic("live"))
     set_mode(plane.world, subject, STRICT)
     cluster, preset = plane.world.cluster, plane.fresh.preset
-    waiting = Choice(reasons=frozenset((REGISTRY_UNAVAILABLE,)))
+    waiting = Choice(rules=frozenset((REGISTRY_UNAVAILABLE,)))
 
     def open_ones() -> int:
         return sum(1 for _ in Quarantine(cluster, preset).open(waiting))

@@ -41,7 +41,7 @@ class Choice:
     """Which kept records are meant: those that fit all that is given. `places`: (partition, offset)
     in the quarantine topic; `since_ns`: failed first at that time or later."""
 
-    reasons: frozenset[str] = frozenset()
+    rules: frozenset[str] = frozenset()
     producers: frozenset[str] = frozenset()
     symbols: frozenset[str] = frozenset()
     schema_ids: frozenset[int] = frozenset()
@@ -50,7 +50,7 @@ class Choice:
 
     def fits(self, kept: Kept) -> bool:
         return (
-            (not self.reasons or kept.reason in self.reasons)
+            (not self.rules or kept.reason in self.rules)
             and (not self.producers or kept.producer in self.producers)
             and (not self.symbols or kept.symbol in self.symbols)
             and (not self.schema_ids or kept.schema_id in self.schema_ids)
@@ -63,7 +63,7 @@ class Choice:
 class Group:
     """Open records that failed alike. Times are of their first failures, UTC ns."""
 
-    reason: str
+    rule: str
     producer: str
     schema_id: int | None
     records: int = 0
@@ -144,7 +144,7 @@ class Quarantine:
                     f"more than {LOADED_MAX} records or {LOADED_BYTES_MAX >> 20} MiB are chosen",
                     parameter="choice",
                     value=f"{len(found)} records, {size} bytes",
-                    fix="Choose fewer: --reason, --producer, --symbol, --schema-id, --since",
+                    fix="Choose fewer: --rule, --producer, --symbol, --schema-id, --since",
                 )
         return found
 
@@ -165,7 +165,7 @@ class Quarantine:
         return found
 
     def groups(self, choice: Choice) -> list[Group]:
-        """The open records by reason, producer and schema id, the most first."""
+        """The open records by rule, producer and schema id, the most first."""
         groups: dict[tuple[str, str, int | None], Group] = {}
         for each in self.open(choice):
             key = each.reason, each.producer, each.schema_id
@@ -176,7 +176,7 @@ class Quarantine:
             group.bytes += len(each.value or b"")
             group.first_ns = min(group.first_ns, each.first_failure_ns)
             group.last_ns = max(group.last_ns, each.first_failure_ns)
-        return sorted(groups.values(), key=lambda group: (-group.records, group.reason))
+        return sorted(groups.values(), key=lambda group: (-group.records, group.rule))
 
     def _learn(self, fences: dict[TP, int]) -> None:
         fresh: dict[int, list[int]] = {}

@@ -378,7 +378,7 @@ def _evidence(topic: str, units: Sequence[Unit], every: Sequence[Candidate]) -> 
         # Of the bytes that land, in their order: what went back can be proved later.
         "values_sha256": _digest(units),
         "offsets": {partition: sorted(found) for partition, found in sorted(offsets.items())},
-        "by_reason": _top(each.kept.reason for each in every),
+        "by_rule": _top(each.kept.reason for each in every),
         "by_producer": _top(each.kept.producer for each in every),
         "by_symbol": _top(each.kept.symbol for each in every),
     }

@@ -1,8 +1,9 @@
-"""Who changes something: the name that the audit log keeps of a person or a program.
+"""Who changes something and why: what the audit log keeps of a person or a program.
 
-Decides: where the name comes from: the option, `SEAMLINE_ACTOR`, the login name. Invariant: there
-is always one; a name that the log cannot hold is refused before anything is done. Must not know:
-what is changed.
+Decides: where the name comes from: the option, `SEAMLINE_ACTOR`, the login name. Invariants: there
+is always a name and a reason; one that the log cannot hold is refused before anything is done.
+`--reason` is the actor's in every command; what refused a record is a rule. Must not know: what is
+changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
-from seamline.schemas.audit import ACTOR_CHARS_MAX
+from seamline.schemas.audit import ACTOR_CHARS_MAX, REASON_CHARS_MAX
 from seamline.schemas.errors import UsageError
 
 ACTOR_VARIABLE: Final = "SEAMLINE_ACTOR"
@@ -22,6 +23,19 @@ ActorOption = Annotated[
     str | None,
     typer.Option("--actor", help=f"who does this (default: {ACTOR_VARIABLE}, else the login name)"),
 ]
+ReasonOption = Annotated[str, typer.Option("--reason", help="why; kept in the audit log")]
+
+
+def reason_given(reason: str) -> str:
+    """The reason. Raises UsageError where it says nothing or is too long."""
+    if not reason.strip() or len(reason) > REASON_CHARS_MAX:
+        raise UsageError(
+            "not a reason",
+            parameter="reason",
+            value=reason[:80],
+            fix=f"Say why, for the log, in 1 to {REASON_CHARS_MAX} characters",
+        )
+    return reason
 
 
 def actor_named(option: str | None, env: Mapping[str, str]) -> str:

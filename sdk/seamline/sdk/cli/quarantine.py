@@ -21,7 +21,7 @@ import typer
 
 from seamline.schemas.errors import UsageError
 from seamline.schemas.times import format_time, parse_time
-from seamline.sdk.cli.actor import ActorOption, actor_named
+from seamline.sdk.cli.actor import ActorOption, ReasonOption, actor_named, reason_given
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows, notices
 from seamline.sdk.cli.stack import DirOption
 
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from seamline.connectors.governance.redriving import Door
     from seamline.streams.kernel.redrive import Kept, Plan
 
-TOP_COLUMNS = ("reason", "producer", "schema_id", "records", "bytes", "first", "last")
-PLAN_COLUMNS = ("place", "does", "symbol", "reason", "origin", "why")
+TOP_COLUMNS = ("rule", "producer", "schema_id", "records", "bytes", "first", "last")
+PLAN_COLUMNS = ("place", "does", "symbol", "rule", "origin", "why")
 FORMAT = 1
 LINE_BYTES_MAX = 16 * 2**20
 EDITED_MAX = 20_000
 
 PresetArgument = Annotated[str, typer.Argument(help="id of a preset", metavar="PRESET")]
-ReasonOption = Annotated[list[str] | None, typer.Option(help="only of this reason; may repeat")]
+RuleOption = Annotated[
+    list[str] | None, typer.Option(help="only what this rule refused; may repeat")
+]
 ProducerOption = Annotated[list[str] | None, typer.Option(help="only of this producer; may repeat")]
 SymbolOption = Annotated[list[str] | None, typer.Option(help="only with this key; may repeat")]
 IdOption = Annotated[
@@ -51,7 +53,6 @@ OffsetOption = Annotated[
     typer.Option("--offset", help="only this one: PARTITION:OFFSET in quarantine; may repeat"),
 ]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="print what would be done, do nothing")]
-WhyOption = Annotated[str, typer.Option("--why", help="why, for the audit log")]
 
 quarantine_app = typer.Typer(help="What was refused, and its way back.", no_args_is_help=True)
 
@@ -64,7 +65,7 @@ def register(app: typer.Typer) -> None:
 @answers
 def top(
     preset: PresetArgument,
-    reason: ReasonOption = None,
+    rule: RuleOption = None,
     producer: ProducerOption = None,
     symbol: SymbolOption = None,
     schema_id: IdOption = None,
@@ -73,15 +74,15 @@ def top(
     directory: DirOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Open records by reason, producer and schema id, the most first."""
+    """Open records by rule, producer and schema id, the most first."""
     from seamline.connectors.governance.quarantine import Quarantine
 
-    choice = _choice(reason, producer, symbol, schema_id, since, offset)
+    choice = _choice(rule, producer, symbol, schema_id, since, offset)
     found = Quarantine(_world(directory).cluster, _preset(preset))
     groups = found.groups(choice)
     rows = [
         {
-            "reason": group.reason,
+            "rule": group.rule,
             "producer": group.producer,
             "schema_id": group.schema_id,
             "records": group.records,
@@ -124,7 +125,7 @@ def export(
     to: Annotated[
         Path | None, typer.Option("--to", help="a new file (default: standard output)")
     ] = None,
-    reason: ReasonOption = None,
+    rule: RuleOption = None,
     producer: ProducerOption = None,
     symbol: SymbolOption = None,
     schema_id: IdOption = None,
@@ -136,7 +137,7 @@ def export(
     from seamline.connectors.governance.quarantine import Quarantine
     from seamline.connectors.governance.redriving import decoder
 
-    choice = _choice(reason, producer, symbol, schema_id, since, offset)
+    choice = _choice(rule, producer, symbol, schema_id, since, offset)
     found = Quarantine(_world(directory).cluster, _preset(preset))
     lines = 0
     with _written_to(to) as out, decoder(_world(directory), _preset(preset)) as decode:
@@ -150,9 +151,9 @@ def export(
 @answers
 def redrive(
     preset: PresetArgument,
-    why: WhyOption = "redriven as it is",
+    reason: ReasonOption = "redriven as it is",
     dry_run: DryOption = False,
-    reason: ReasonOption = None,
+    rule: RuleOption = None,
     producer: ProducerOption = None,
     symbol: SymbolOption = None,
     schema_id: IdOption = None,
@@ -165,8 +166,8 @@ def redrive(
     """Land open records again as they are, where the rules of now take them."""
     from seamline.connectors.governance.redriving import Request
 
-    choice = _choice(reason, producer, symbol, schema_id, since, offset)
-    request = Request("redrive", actor_named(actor, os.environ), why)
+    choice = _choice(rule, producer, symbol, schema_id, since, offset)
+    request = Request("redrive", actor_named(actor, os.environ), reason_given(reason))
     with closing(_door(preset, directory)) as door:
         _do(door, door.plan(door.quarantine.loaded(choice)), request, dry_run, output)
 
@@ -181,9 +182,9 @@ def fix(
     from_: Annotated[
         Path | None, typer.Option("--from", help="an edited file of `quarantine export`")
     ] = None,
-    why: WhyOption = "corrected",
+    reason: ReasonOption = "corrected",
     dry_run: DryOption = False,
-    reason: ReasonOption = None,
+    rule: RuleOption = None,
     producer: ProducerOption = None,
     symbol: SymbolOption = None,
     schema_id: IdOption = None,
@@ -203,15 +204,15 @@ def fix(
             value=[set_, None if from_ is None else str(from_)],
             fix="--set FIELD=VALUE for the chosen records, or --from an edited export",
         )
-    choice = _choice(reason, producer, symbol, schema_id, since, offset)
+    choice = _choice(rule, producer, symbol, schema_id, since, offset)
     if from_ is None and not _narrow(choice):
         raise UsageError(
             "every open record would get these values",
             parameter="--set",
             value=set_,
-            fix="Choose with --offset, --symbol, --reason, --producer, --schema-id or --since",
+            fix="Choose with --offset, --symbol, --rule, --producer, --schema-id or --since",
         )
-    request = Request("fix", actor_named(actor, os.environ), why)
+    request = Request("fix", actor_named(actor, os.environ), reason_given(reason))
     changes = _changes(set_ or [])
     edited = {} if from_ is None else dict(_edited(from_, preset))
     with closing(_door(preset, directory)) as door:
@@ -254,7 +255,7 @@ def _door(preset: str, directory: Path | None) -> Door:
 
 
 def _choice(
-    reason: list[str] | None,
+    rule: list[str] | None,
     producer: list[str] | None,
     symbol: list[str] | None,
     schema_id: list[int] | None,
@@ -265,7 +266,7 @@ def _choice(
 
     now_ns = time.time_ns()
     return Choice(
-        reasons=frozenset(reason or ()),
+        rules=frozenset(rule or ()),
         producers=frozenset(producer or ()),
         symbols=frozenset(symbol or ()),
         schema_ids=frozenset(schema_id or ()),
@@ -353,7 +354,7 @@ def _line(kept: Kept, preset: str, decode: Any) -> dict[str, Any]:
         "preset": preset,
         "partition": kept.partition,
         "offset": kept.offset,
-        "reason": kept.reason,
+        "rule": kept.reason,
         "detail": kept.detail,
         "producer": kept.producer,
         "source": kept.source,
@@ -425,7 +426,7 @@ def _plan_rows(plan: Plan) -> list[dict[str, Any]]:
             "place": f"{kept.partition}:{kept.offset}",
             "does": does,
             "symbol": kept.symbol,
-            "reason": kept.reason,
+            "rule": kept.reason,
             "origin": None if kept.first is None else str(kept.first),
             "why": why,
         }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamline.sdk.cli import schema_audit, schema_mode, schema_rehearse
-from seamline.sdk.cli.actor import ActorOption, actor_named
+from seamline.sdk.cli.actor import ActorOption, ReasonOption, actor_named, reason_given
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows, notices
 from seamline.sdk.cli.stack import DirOption
 
@@ -148,7 +148,7 @@ def check(
 def register_schemas(
     presets: ThesePresets,
     bundle: BundleOption = None,
-    reason: Annotated[str | None, typer.Option(help="why, for the audit")] = None,
+    reason: ReasonOption = "",
     actor: ActorOption = None,
     directory: DirOption = None,
     output: FormatOption = Format.TABLE,
@@ -161,7 +161,8 @@ def register_schemas(
 
     chosen, proposed = _chosen(presets), _bundle(bundle)
     who = actor_named(actor, os.environ)
-    said = reason or f"registered the {'approved' if bundle is None else 'proposed'} bundle"
+    what = "approved" if bundle is None else "proposed"
+    said = reason_given(reason) if reason else f"registered the {what} bundle"
     with _world(directory) as (world, client):
         done = register_presets(
             GovernanceLog(world.cluster),

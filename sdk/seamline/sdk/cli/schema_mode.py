@@ -19,7 +19,7 @@ import typer
 
 from seamline.schemas.errors import ContractError, UsageError
 from seamline.schemas.times import format_time, parse_duration
-from seamline.sdk.cli.actor import ActorOption, actor_named
+from seamline.sdk.cli.actor import ActorOption, ReasonOption, actor_named, reason_given
 from seamline.sdk.cli.output import Format, FormatOption, answers, emit_object, emit_rows, notices
 from seamline.sdk.cli.stack import DirOption
 
@@ -34,7 +34,6 @@ REFUSAL_COLUMNS = ("field", "value", "what", "fix")
 SubjectArgument = Annotated[
     str, typer.Argument(help="PRESET.live, its topic or its subject", metavar="SUBJECT")
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", help="why; kept in the audit log")]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="show the audit entry, write nothing anywhere")
 ]
@@ -173,8 +172,7 @@ def _change(
 ) -> None:
     if output is Format.CSV:
         raise UsageError("csv is for rows", parameter="output", value="csv", fix="Use json")
-    if not reason.strip():
-        raise UsageError("empty", parameter="reason", value=reason, fix="Say why, for the log")
+    reason_given(reason)
     of, who = _subject(subject), actor_named(actor, os.environ)
     with _promoting(who, directory) as promoting:
         try:

@@ -98,7 +98,7 @@ class SelfRedrive:
             return True
         door = Door.open(self._world, preset, os.environ, self._clock_ns, partitions)
         try:
-            choice = Choice(reasons=frozenset((REGISTRY_UNAVAILABLE,)))
+            choice = Choice(rules=frozenset((REGISTRY_UNAVAILABLE,)))
             found = [
                 each
                 for each in door.quarantine.loaded(choice)
