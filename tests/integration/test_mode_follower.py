@@ -78,6 +78,10 @@ def test_modes_are_known_at_the_start_and_followed(
     assert follower.unreadable == 3 and not follower.lost
     assert f"{SUBJECT} is canary (version 2, 1 writer schemas withdrawn), was strict" in caplog.text
     assert "is no state of a subject and changes no mode" in caplog.text
+    # What changes while it runs is a warning, once, and what it began with is none.
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.split(" (")[0] for text in told] == [f"{SUBJECT} is canary", f"{OTHER} is strict"]
+    assert all(text.endswith("set by ann: clean") for text in told)
 
     governance = TransactionalProducer(world.cluster, f"test-{secrets.token_hex(6)}")
     governance.init()

@@ -80,13 +80,14 @@ class Plane:
         set_mode(self.fresh.world, self.subject, mode, tombstones)
         told = f"{self.subject} is {mode} (version {version}"
         self.await_(lambda: self.worker.said(told) > 0, told)
+        assert self.worker.said(told) == 1
 
 
 @pytest.fixture
 def plane(world: World, tmp_path: Path) -> Iterator[Plane]:
     fresh = make_preset(world, tmp_path, partitions=1, derive=("5m",))
     argv = [sys.executable, "-m", "seamline.sdk.cli", "worker", fresh.preset.id]
-    argv += ["--dir", str(tmp_path / "worker"), "--metrics-port", "0", "--verbose"]
+    argv += ["--dir", str(tmp_path / "worker"), "--metrics-port", "0"]
     # Plain Python: a few records are decided the same, and compiling is not what is tested.
     environment = fresh.environment() | {"NUMBA_DISABLE_JIT": "1"}
     worker = WorkerProcess("worker", tmp_path / "worker", world, argv, environment)

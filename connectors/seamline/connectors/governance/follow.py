@@ -4,8 +4,8 @@ Decides: how the control topic is read: whole, to a fence, before anything is va
 tail for as long as the process lives. Invariants: nobody starts without knowing the modes; a
 control topic that does not exist is an empty book, and is looked for until it does; a lost broker
 keeps the last known modes and is said once; a change is in force 2 s after its commit at the latest
-while the broker answers; `policy` reads a dict and never blocks. Must not know: rules, records,
-who changes a mode and why it is right.
+while the broker answers, and is a warning in the log, once; `policy` reads a dict and never blocks.
+Must not know: rules, records, who changes a mode and why it is right.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -43,14 +43,20 @@ ADMIN_TIMEOUT_S: Final = 5.0
 class ModeFollower:
     """The modes of all subjects as they are now. `start` before `policy`; `stop` at the end.
 
-    `default_mode` is that of subjects without one of their own. Raises UsageError for no mode.
+    `default_mode` is that of subjects without one of their own; `subjects` those whose changes are
+    warnings, all if not given. Raises UsageError for no mode.
     """
 
     def __init__(
-        self, cluster: Cluster, default_mode: str, *, topic: str = SCHEMA_MODES_TOPIC
+        self,
+        cluster: Cluster,
+        default_mode: str,
+        *,
+        subjects: Collection[str] | None = None,
+        topic: str = SCHEMA_MODES_TOPIC,
     ) -> None:
         self.default_mode = parse_mode(default_mode, "default_mode")
-        self._cluster, self._topic = cluster, topic
+        self._cluster, self._topic, self._subjects = cluster, topic, subjects
         self._admin = Admin(cluster, ADMIN_TIMEOUT_S)
         self._book = ModeBook()
         # Made by the follower's thread, read by any other.
@@ -74,7 +80,13 @@ class ModeFollower:
         return self._lost
 
     def start(self) -> None:
-        """Read everything that is committed, then follow in a thread.
+        """Read everything that is committed, then follow in a thread. Raises as `read` does."""
+        self.read()
+        self._thread = threading.Thread(target=self._follow, name="schema modes", daemon=True)
+        self._thread.start()
+
+    def read(self) -> None:
+        """Read everything that is committed now.
 
         Raises TransportError where the broker does not say it all in time.
         """
@@ -93,8 +105,6 @@ class ModeFollower:
         except BaseException:
             self._close()
             raise
-        self._thread = threading.Thread(target=self._follow, name="schema modes", daemon=True)
-        self._thread.start()
 
     def policy(self, subject: str) -> Policy:
         """How records of `subject` are judged from now on."""
@@ -103,7 +113,9 @@ class ModeFollower:
     def stop(self) -> None:
         """End the thread; the modes stay as they are known."""
         self._stopping.set()
-        if self._thread is not None:
+        if self._thread is None:
+            self._close()
+        else:
             self._thread.join(STOP_S)
 
     # -- reading
@@ -151,7 +163,10 @@ class ModeFollower:
 
     def _say_changed(self, before: SubjectState | None, now: SubjectState) -> None:
         was = f"{self.default_mode} by default" if before is None else before.mode
-        log.info(
+        # What is read at the start changed before this process was there.
+        ours = self._subjects is None or now.subject in self._subjects
+        log.log(
+            logging.WARNING if ours and self._thread is not None else logging.INFO,
             "%s is %s (version %d, %d writer schemas withdrawn), was %s; set by %s: %s",
             *(now.subject, now.mode, now.version, len(now.tombstones), was, now.actor, now.reason),
         )
@@ -205,3 +220,14 @@ class ModeFollower:
         if tail is not None:
             with suppress(SeamlineError):
                 tail.close()
+
+
+def mode_now(cluster: Cluster, default_mode: str) -> Callable[[str], str]:
+    """Subject -> its mode as it is now, for a program that asks at its start alone.
+
+    Raises UsageError for no mode, TransportError where the broker does not say it all in time.
+    """
+    follower = ModeFollower(cluster, default_mode)
+    follower.read()
+    follower.stop()
+    return lambda subject: follower.policy(subject).mode

@@ -28,6 +28,7 @@ from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.kafka.topics import assert_partitions
 from seamline.connectors.metrics import Metrics, serve
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
+from seamline.connectors.registry.registration import subjects_of
 from seamline.connectors.world import World
 from seamline.schemas.errors import TransportError, UsageError
 from seamline.schemas.modes import Policies, default_mode
@@ -94,10 +95,14 @@ def run_worker(
     check_presets(presets)
     check_session(settings.session_timeout_ns)
     make_directories(settings.directory, presets)
-    for preset in presets:
-        for each in (preset, *derived.get(preset.id, ())):
-            assert_partitions(world.cluster, each)
-    modes = ModeFollower(world.cluster, default_mode(os.environ))
+    every = [each for preset in presets for each in (preset, *derived.get(preset.id, ()))]
+    for each in every:
+        assert_partitions(world.cluster, each)
+    modes = ModeFollower(
+        world.cluster,
+        default_mode(os.environ),
+        subjects={subject.name for each in every for subject in subjects_of(each)},
+    )
     modes.start()
     try:
         factories = {
