@@ -21,6 +21,7 @@ from seamline.connectors.world import World
 from seamline.schemas.codec import encode_conformed, encode_record
 from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.modes import CANARY
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import (
     HEADER_FINGERPRINT,
@@ -60,7 +61,7 @@ class KafkaSink:
         self._admin = Admin(world.cluster)
         client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
         try:
-            self._ids: Mapping[str, int] = ensure_registered(client, preset)
+            self._ids: Mapping[str, int] = ensure_registered(client, preset, lambda _: CANARY)
         finally:
             client.close()
         name = f"seamline.{preset.id}.writer.{uuid.uuid4().hex[:8]}"

@@ -19,6 +19,7 @@ from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import ensure_registered
 from seamline.connectors.world import World
 from seamline.presets import loader
+from seamline.schemas.modes import CANARY
 from seamline.schemas.preset import Preset
 from seamline.schemas.times import NS_PER_MS, parse_duration
 from seamline.schemas.topics import topic_name
@@ -98,7 +99,7 @@ def make_presets(
             ids: dict[str, int] = {}
             for one in (preset, *derived):
                 topics.apply(world.cluster, one)
-                ids |= ensure_registered(client, one)
+                ids |= ensure_registered(client, one, lambda _: CANARY)
             found.append(FreshPreset(world, preset, derived, presets, ids, file))
     finally:
         client.close()
@@ -120,7 +121,7 @@ def make_listed(world: World, file: Path, preset_id: str) -> FreshPreset:
     topics.apply(world.cluster, preset)
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
-        ids = ensure_registered(client, preset)
+        ids = ensure_registered(client, preset, lambda _: CANARY)
     finally:
         client.close()
     return FreshPreset(world, preset, (), presets, ids, file)

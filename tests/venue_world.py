@@ -24,6 +24,7 @@ from seamline.connectors.venues.simulator import SimulatorConfig, VenueSimulator
 from seamline.connectors.venues.venue_faults import parse_faults
 from seamline.connectors.world import World
 from seamline.schemas.codec import BarDecoder
+from seamline.schemas.modes import CANARY
 from seamline.schemas.preset import BackfillSource, LiveFeed, Preset
 from seamline.schemas.topics import HEADER_WATERMARK_NS, topic_name
 
@@ -90,7 +91,7 @@ def command_environment(world: World, folder: Path) -> dict[str, str]:
 def registered(world: World, preset: Preset) -> Mapping[str, int]:
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
-        return ensure_registered(client, preset)
+        return ensure_registered(client, preset, lambda _: CANARY)
     finally:
         client.close()
 

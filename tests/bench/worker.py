@@ -30,6 +30,7 @@ from seamline.connectors.world import World
 from seamline.presets import loader
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.columns import BarColumns
+from seamline.schemas.modes import CANARY
 from seamline.schemas.times import NS_PER_S, format_time
 from seamline.schemas.topics import topic_name
 from seamline.sdk import Bar, stitch
@@ -58,7 +59,7 @@ class Bench:
         self.ids: dict[str, int] = {}
         for each in (self.preset, *loader.derived_of(self.presets, self.preset.id)):
             topics.apply(world.cluster, each)
-            self.ids |= ensure_registered(client, each)
+            self.ids |= ensure_registered(client, each, lambda _: CANARY)
         client.close()
         self.environment = {
             **world.environment(),

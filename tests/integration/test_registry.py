@@ -21,6 +21,7 @@ from seamline.connectors.registry.registration import (
 from seamline.connectors.world import World
 from seamline.schemas.contract import SCHEMAS, fingerprint_of_text
 from seamline.schemas.errors import ContractError, TransportError, UsageError
+from seamline.schemas.modes import CANARY
 from seamline.schemas.topics import LANDING_ROLES
 
 
@@ -54,7 +55,9 @@ def test_a_preset_is_registered_in_canary_and_every_id_means_our_schema(
     levels = {s.role: s.strict_level for s in subjects_of(fresh.preset)}
     assert levels["live"] == "BACKWARD_TRANSITIVE"
     assert levels["storage"] == "FULL_TRANSITIVE"
-    assert dict(ensure_registered(client, fresh.preset)).items() <= fresh.ids.items()
+    assert (
+        dict(ensure_registered(client, fresh.preset, lambda _: CANARY)).items() <= fresh.ids.items()
+    )
 
 
 def test_a_version_that_is_withdrawn_is_gone_until_its_text_is_registered_again(

@@ -16,9 +16,9 @@ from seamline.connectors.governance.log import Change, GovernanceLog, Governed
 from seamline.connectors.registry.client import RemoteSchemaRegistryClient
 from seamline.connectors.registry.registration import ensure_registered, subjects_of
 from seamline.schemas.audit import Draft
-from seamline.schemas.contract import BUNDLE_SHA256, SCHEMAS
+from seamline.schemas.contract import BUNDLE_SHA256, SCHEMAS, fingerprint_of_text
 from seamline.schemas.errors import ContractError, SchemaValidationError
-from seamline.schemas.modes import STRICT, SubjectState
+from seamline.schemas.modes import CANARY, STRICT, SubjectState
 from seamline.sdk.cli.main import app
 
 PROD = {"SEAMLINE_PROFILE": "prod"}
@@ -127,26 +127,48 @@ def test_canary_takes_what_breaks_and_says_so_strict_refuses_all_of_it(
     assert {name: client.versions(name) for name in before} == before
     assert registers(fresh) == entries
     # A program that starts goes by the mode as well, and leaves the level alone.
-    assert ensure_registered(client, fresh.preset) == fresh.ids
+    assert ensure_registered(client, fresh.preset, lambda _: STRICT) == fresh.ids
     assert client.compatibility(seals) == "FULL_TRANSITIVE"
+
+
+def test_live_and_backfill_start_under_the_modes_and_not_by_the_level_of_the_registry(
+    fresh: FreshPreset, client: RemoteSchemaRegistryClient
+) -> None:
+    """A subject of several records keeps the level NONE in the registry, also when it is strict."""
+    backfill = next(s for s in subjects_of(fresh.preset) if s.role == "backfill")
+    assert (len(backfill.schemas), backfill.strict_level) == (2, "NONE")
+    for version in client.versions(backfill.name):
+        client.withdraw(backfill.name, version)
+    foreign = json.loads(SCHEMAS["bar"].text)
+    broken(foreign["fields"])
+    client.register(backfill.name, json.dumps(foreign))
+    make_strict(fresh, backfill.name)
+    env = fresh.environment() | {"SEAMLINE_PROFILE": "dev"}
+    asked = (fresh.preset.id, "--symbols", "BTC/USDT")
+    for words in (("live", *asked), ("backfill", "run", *asked, "--start", "-1d")):
+        result = CliRunner().invoke(app, list(words), env=env)
+        assert result.exit_code == 1, result.output
+        assert "SchemaValidationError" in result.stderr and "incompatible_schema" in result.stderr
+        held = map(fingerprint_of_text, client.versions(backfill.name).values())
+        assert SCHEMAS["bar"].fingerprint not in held
 
 
 def test_outside_dev_nothing_is_registered_by_itself(
     fresh: FreshPreset, client: RemoteSchemaRegistryClient
 ) -> None:
-    assert ensure_registered(client, fresh.preset, env=PROD) == fresh.ids
+    assert ensure_registered(client, fresh.preset, lambda _: CANARY, env=PROD) == fresh.ids
     other = replace(fresh.preset, id=f"{fresh.preset.id}.other")
     with pytest.raises(ContractError, match="seamline schema register") as raised:
-        ensure_registered(client, other, env=PROD)
+        ensure_registered(client, other, lambda _: CANARY, env=PROD)
     assert raised.value.fields["subject"] == f"seamline.{other.id}.live-value"
     assert client.latest(f"seamline.{other.id}.live-value") is None
     assert not isinstance(raised.value, SchemaValidationError)
-    ids = ensure_registered(client, other)
+    ids = ensure_registered(client, other, lambda _: CANARY)
     # A schema that was deleted while it is in use: its id is read on, and it is registered again.
     subject = f"seamline.{other.id}.positions-value"
     client.withdraw(subject, 1)
     assert client.latest(subject) is None
     assert client.by_id(ids["position"])
     with pytest.raises(ContractError, match="does not hold position"):
-        ensure_registered(client, other, env=PROD)
-    assert ensure_registered(client, other) == ids
+        ensure_registered(client, other, lambda _: CANARY, env=PROD)
+    assert ensure_registered(client, other, lambda _: CANARY) == ids

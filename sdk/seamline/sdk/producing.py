@@ -132,7 +132,7 @@ class Producer:
         resolved = world if world is not None else World.resolve(os.environ)
         assert_partitions(resolved.cluster, self.preset, (topic, "quarantine"))
         with ExitStack() as undo:
-            self._modes = ModeFollower(resolved.cluster, mode)
+            self._modes = ModeFollower(resolved.cluster, mode, subjects=(self._subject,))
             undo.callback(self._modes.stop)
             self._modes.start()
             self._records = LandingRecords(self.preset, topic, self._ids(resolved, topic), who)
@@ -242,8 +242,8 @@ class Producer:
             return ensure_registered(
                 client,
                 self.preset,
+                lambda subject: self._modes.policy(subject).mode,
                 roles=(role,),
-                mode_of=lambda subject: self._modes.policy(subject).mode,
                 count=lambda subject, mode: self.failures.add(subject, mode, 1),
             )
         finally:

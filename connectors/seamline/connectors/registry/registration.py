@@ -35,7 +35,6 @@ from seamline.schemas.contract import (
     subject_rules,
 )
 from seamline.schemas.errors import ContractError, UsageError
-from seamline.schemas.modes import CANARY, STRICT
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import LANDING_ROLES, subject_of, topic_name
 
@@ -108,18 +107,19 @@ def judged_subjects(
 def ensure_registered(
     client: SchemaRegistryClient,
     preset: Preset,
+    mode_of: Callable[[str], str],
     *,
     roles: Collection[str] | None = None,
-    mode_of: Callable[[str], str] | None = None,
     count: Count = lambda subject, mode: None,
     env: Mapping[str, str] | None = None,
 ) -> Mapping[str, int]:
     """Schema name -> id for all records of the preset's topics, or of those of `roles`.
 
-    Registers what is missing in profile `dev`, under the modes of `mode_of`; without it a subject
-    is strict when the registry keeps a level for it. Raises ContractError when it is missing in
-    `prod` or when the registry means another schema by its id, SchemaValidationError when a strict
-    subject refuses it, TransportError when the registry does not answer.
+    Registers what is missing in profile `dev`, under the modes of `mode_of`: what the registry
+    keeps is no mode (it has to keep NONE for a strict subject of several records). Raises
+    ContractError when it is missing in `prod` or when the registry means another schema by its id,
+    SchemaValidationError when a strict subject refuses it, TransportError when the registry does
+    not answer.
     """
     dev = profile(os.environ if env is None else env, client.url) == DEV
     ids: dict[str, int] = {}
@@ -142,16 +142,15 @@ def _registered(
     client: SchemaRegistryClient,
     subject: Subject,
     schema: Schema,
-    mode_of: Callable[[str], str] | None,
+    mode_of: Callable[[str], str],
     count: Count,
 ) -> int:
     own = client.compatibility(subject.name)
-    mode = CANARY if own in (None, NONE) else STRICT
     one = judge(
         client,
         subject.name,
         schema.text,
-        mode=mode if mode_of is None else mode_of(subject.name),
+        mode=mode_of(subject.name),
         level=subject.level,
         several_records=len(subject.schemas) > 1,
     )

@@ -87,6 +87,7 @@ async def _run(
 ) -> dict[str, Any]:
     from seamline.connectors.backfill import ROLES, Backfill, BackfillSettings
     from seamline.connectors.backfill_request import grid_of, range_of
+    from seamline.connectors.governance.follow import mode_now
     from seamline.connectors.kafka.topics import assert_partitions
     from seamline.connectors.registry.client import RemoteSchemaRegistryClient
     from seamline.connectors.registry.registration import ensure_registered
@@ -96,18 +97,21 @@ async def _run(
         BinanceRest,
         RestRules,
     )
+    from seamline.schemas.modes import default_mode
 
     began_s = time.monotonic()
+    # What is refused here is refused before the venue is asked anything.
+    assert_partitions(world.cluster, preset, ROLES)
+    registry = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
+    try:
+        mode_of = mode_now(world.cluster, default_mode(os.environ))
+        ids = ensure_registered(registry, preset, mode_of)
+    finally:
+        registry.close()
     url = (rest_url or os.environ.get(REST_VARIABLE, "") or REST_URL).rstrip("/")
     async with BinanceRest(BinanceEndpoints(rest_url=url), RestRules(attempts=1)) as rest:
         listed = await rest.resolve(symbols)
         asked = range_of(grid_of(preset), *span, await rest.venue_time_ns())
-        assert_partitions(world.cluster, preset, ROLES)
-        registry = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
-        try:
-            ids = ensure_registered(registry, preset)
-        finally:
-            registry.close()
         settings = BackfillSettings(again=again)
         job = Backfill(world.cluster, preset, ids, rest, settings, progress=progress)
         await job.run(listed, asked.start_ns, asked.end_ns)

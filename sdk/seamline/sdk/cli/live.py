@@ -64,12 +64,14 @@ def live(
 
     Runs until SIGTERM or Ctrl-C. A new start goes on from what landed last.
     """
+    from seamline.connectors.governance.follow import mode_now
     from seamline.connectors.live import LiveConnector, stream_of
     from seamline.connectors.registry.client import RemoteSchemaRegistryClient
     from seamline.connectors.registry.registration import ensure_registered
     from seamline.connectors.venues.binance import BinanceEndpoints
     from seamline.connectors.world import World
     from seamline.presets import loader
+    from seamline.schemas.modes import default_mode
 
     if output is Format.CSV:
         raise UsageError(
@@ -85,7 +87,8 @@ def live(
     world = World.resolve(os.environ, directory)
     registry = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
-        ids = ensure_registered(registry, chosen)
+        mode_of = mode_now(world.cluster, default_mode(os.environ))
+        ids = ensure_registered(registry, chosen, mode_of)
     finally:
         registry.close()
     connector = LiveConnector(world.cluster, chosen, ids, endpoints, settings, notice=say)

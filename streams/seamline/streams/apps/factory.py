@@ -62,7 +62,7 @@ def make_factory(
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth, settings)
     ids: dict[str, int] = {}
     for each in (*derived, preset):
-        found = ensure_registered(client, each, mode_of=lambda subject: policies(subject).mode)
+        found = ensure_registered(client, each, lambda subject: policies(subject).mode)
         ids.update(found)
     owner = f"{socket.gethostname()}:{os.getpid()}"
     resolve = Meanings.of_landing(client, preset, LOOK_UP_S)
