@@ -41,6 +41,7 @@ from seamline.schemas.audit import Draft, Entry
 from seamline.schemas.contract import (
     BUNDLE_SHA256,
     SCHEMAS,
+    approved,
     by_fingerprint,
     fingerprint_of_text,
 )
@@ -60,7 +61,8 @@ from seamline.streams.kernel.rollback import change_of, standing
 # How often the state may change while the registry is made to follow it.
 SETTLE_MAX: Final = 3
 _VERSION: Final = re.compile(r"[1-9]\d{0,8}", re.ASCII)
-_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
+# Whole, or as much of its beginning as tables show.
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{12,64}")
 
 
 class Registry(Protocol):
@@ -159,7 +161,7 @@ class Promoting:
         self, subject: Subject, version: str, reason: str, *, dry_run: bool = False
     ) -> Outcome:
         """Withdraw a writer schema for this subject: `version` is its number in the registry, or
-        its fingerprint."""
+        its fingerprint, of which the first 12 digits are enough."""
         fingerprint = self._fingerprint_of(subject, version)
 
         def decide(governed: Governed) -> Plan:
@@ -387,21 +389,26 @@ class Promoting:
                 )
             fingerprint = _fingerprint(known[int(text)])
         elif _FINGERPRINT.fullmatch(text):
-            fingerprint = text
-            texts = () if by_fingerprint(text) else self._registry.versions(subject.name).values()
-            if texts != () and fingerprint not in map(_fingerprint, texts):
+            known_ones = {schema.fingerprint for schema in approved()}
+            if text not in known_ones:
+                texts = self._registry.versions(subject.name).values()
+                known_ones |= set(map(_fingerprint, texts))
+            found = [each for each in known_ones if each.startswith(text)]
+            if len(found) != 1:
                 raise UsageError(
-                    "no approved schema and no version of the subject has this fingerprint",
+                    f"{len(found) or 'no'} approved schemas and versions of the subject have a"
+                    " fingerprint that begins so",
                     parameter="version",
                     value=version,
-                    fix="See seamline schema list",
+                    fix="See seamline schema list -o json",
                 )
+            fingerprint = found[0]
         else:
             raise UsageError(
                 "neither a version of the registry nor a fingerprint",
                 parameter="version",
                 value=version,
-                fix="Give a number such as 2, or 64 hex digits",
+                fix="Give a number such as 2, or the first 12 or more hex digits of a fingerprint",
             )
         _refuse_ours(subject, fingerprint, version)
         return fingerprint

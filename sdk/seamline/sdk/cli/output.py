@@ -1,13 +1,16 @@
 """How a command answers: the answer on stdout, everything else on stderr, and the exit status.
 
 Decides: the three formats and the exit statuses (0 done, 1 refused or failed check, 2 wrong usage,
-3 world unreachable). Invariant: with `-o json` stdout holds JSON and nothing else.
+3 world unreachable), and what a table leaves out: of a digest all but its beginning, and columns in
+which no row says anything. Invariants: with `-o json` stdout holds JSON and nothing else, and every
+value is whole there and in csv.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -22,6 +25,10 @@ from rich.text import Text
 from seamline.schemas.errors import SeamlineError, TransportError, UsageError
 
 P = ParamSpec("P")
+
+# How a table shows a SHA-256: enough to tell two apart and to find one in `-o json`.
+DIGEST_SHOWN = 12
+_DIGEST = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
 
 notices = Console(stderr=True, highlight=False)
 
@@ -65,7 +72,10 @@ def emit_rows(
     *,
     title: str | None = None,
 ) -> None:
-    """Rows as a table, a JSON array or CSV with a header."""
+    """Rows as a table, a JSON array or CSV with a header.
+
+    A table is without the columns that no row fills, but for the first; one without rows has all.
+    """
     if fmt is Format.JSON:
         sys.stdout.write(json.dumps([{c: row.get(c) for c in columns} for row in rows]) + "\n")
     elif fmt is Format.CSV:
@@ -73,13 +83,15 @@ def emit_rows(
         writer.writerow(columns)
         writer.writerows([row.get(c) for c in columns] for row in rows)
     else:
-        table = Table(title=title, title_justify="left")
-        for at, column in enumerate(columns):
+        table = Table()
+        held = list(rows)
+        filled = [c for c in columns[1:] if not held or any(_cell(row.get(c)) for row in held)]
+        for at, column in enumerate((columns[0], *filled)):
             # Names stay whole and can be copied; the rest folds, and nothing is cut off.
             table.add_column(column, no_wrap=at == 0, overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(row.get(c)) for c in columns))
-        Console(highlight=False).print(table)
+        for row in held:
+            table.add_row(*(_cell(row.get(c)) for c in (columns[0], *filled)))
+        _print(table, title)
 
 
 def emit_object(answer: Mapping[str, Any], fmt: Format, *, title: str | None = None) -> None:
@@ -91,15 +103,23 @@ def emit_object(answer: Mapping[str, Any], fmt: Format, *, title: str | None = N
         raise UsageError(
             "csv is for rows", parameter="output", value="csv", fix="Use table or json"
         )
-    table = Table("field", "value", title=title, title_justify="left")
+    table = Table("field", "value")
     for key, value in answer.items():
         shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
         table.add_row(key, _cell(shown))
-    Console(highlight=False).print(table)
+    _print(table, title)
+
+
+def _print(table: Table, title: str | None) -> None:
+    """The title stays on one line, also where it is wider than its table."""
+    console = Console(highlight=False)
+    if title is not None:
+        console.print(title, style="italic", markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def _cell(value: object) -> Text:
     """What a person wrote may hold anything: brackets are no markup, and no character but a new
-    line reaches the terminal as a command."""
-    text = "" if value is None else str(value)
+    line reaches the terminal as a command. Digests are shown by their beginning."""
+    text = _DIGEST.sub(lambda found: found[0][:DIGEST_SHOWN], "" if value is None else str(value))
     return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))

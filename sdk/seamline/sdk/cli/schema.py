@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from seamline.schemas.preset import Preset
 
 LIST_COLUMNS = ("subject", "record", "version", "fingerprint", "strict_level")
+LIST_SHOWN = ("subject", "holds", "fingerprint", "strict_level")
 BUNDLE_COLUMNS = ("record", "version", "fingerprint", "approved", "compatible", "breaking")
 CHECK_COLUMNS = (
     *("subject", "record", "mode", "verdict", "registered", "level", "registry_level"),
     *("added", "removed", "breaking"),
 )
+# In a table the level that is checked is a matter of the subject (`schema list`), and the
+# registry's own says something where it is to change.
+CHECK_SHOWN = (*CHECK_COLUMNS[:5], "registry_to", *CHECK_COLUMNS[7:])
 REGISTER_COLUMNS = ("subject", "record", "mode", "done", "version", "id", "breaking")
 UNCHANGED, LEVEL, NEW, BREAKS, REFUSED = "unchanged", "level", "new", "breaks", "refused"
 
@@ -69,14 +73,16 @@ def list_schemas(presets: SomePresets = None, output: FormatOption = Format.TABL
             "subject": subject.name,
             "record": name,
             "version": SCHEMAS[name].version,
-            "fingerprint": SCHEMAS[name].fingerprint[:16],
+            "holds": f"{name} v{SCHEMAS[name].version}",
+            "fingerprint": SCHEMAS[name].fingerprint,
             "strict_level": subject.strict_level,
         }
         for preset in _chosen(presets)
         for subject in subjects_of(preset)
         for name in subject.schemas
     ]
-    emit_rows(rows, LIST_COLUMNS, output, title="Subjects")
+    columns = LIST_SHOWN if output is Format.TABLE else LIST_COLUMNS
+    emit_rows(rows, columns, output, title="Subjects")
 
 
 @schema_app.command("bundle")
@@ -135,7 +141,9 @@ def check(
         judged = judge_presets(client, chosen, proposed, governed, default_mode(os.environ))
     if strict:
         judged = tuple(replace(one, mode=STRICT) for one in judged)
-    emit_rows([_checked(one, proposed) for one in judged], _columns(output), output, title="Check")
+    columns = {Format.JSON: (*CHECK_COLUMNS, "reasons"), Format.CSV: CHECK_COLUMNS}
+    rows = [_checked(one, proposed) for one in judged]
+    emit_rows(rows, columns.get(output, CHECK_SHOWN), output, title="Check")
     for one in judged:
         for path, why in one.report.reasons.items() if one.breaks else ():
             notices.print(f"{one.subject}: {path}: {why}", markup=False, soft_wrap=True)
@@ -251,6 +259,7 @@ def _checked(judged: Judged, bundle: Bundle) -> dict[str, Any]:
         "registry_level": judged.registry_level
         if same
         else f"{judged.registry_level} -> {judged.registry_wanted}",
+        "registry_to": None if same else judged.registry_wanted,
         "added": _listed(report.added),
         "removed": _listed(report.removed),
         "breaking": _listed(report.breaking),
@@ -276,10 +285,6 @@ def _record(judged: Judged, bundle: Bundle) -> str:
         for schema in bundle.schemas
         if schema.text == judged.text
     )
-
-
-def _columns(output: Format) -> tuple[str, ...]:
-    return (*CHECK_COLUMNS, "reasons") if output is Format.JSON else CHECK_COLUMNS
 
 
 def _listed(paths: tuple[str, ...]) -> str | None:

@@ -77,10 +77,9 @@ def verify(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Whether the chain holds, from its first entry to the head that is kept beside it."""
-    answer = _audited(directory, kept).verdict()
-    emit_object(answer, output, title="Audit chain")
-    if not answer["ok"]:
-        raise typer.Exit(1)
+    audited = _audited(directory, kept)
+    emit_object(audited.verdict(), output, title="Audit chain")
+    _say(audited)
 
 
 @audit_app.command("export")

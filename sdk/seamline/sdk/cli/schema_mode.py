@@ -127,7 +127,10 @@ def demote(
 def tombstone(
     subject: SubjectArgument,
     version: Annotated[
-        str, typer.Argument(help="number in the registry, or fingerprint", metavar="VERSION")
+        str,
+        typer.Argument(
+            help="number in the registry, or a fingerprint by 12 digits or more", metavar="VERSION"
+        ),
     ],
     reason: ReasonOption,
     actor: ActorOption = None,
