@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from seamline.sdk.cli.output import Format, emit_object, emit_rows
 
 DIGEST = "0123456789abcdef" * 4
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"name": "a", "digest": DIGEST, "note": None, "left": ""},
     {"name": "b", "digest": DIGEST[::-1], "note": 0, "left": None},
 ]

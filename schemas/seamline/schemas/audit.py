@@ -424,4 +424,5 @@ def _refuse(parameter: str, value: object, what: str, fix: str) -> NoReturn:
 
 
 def _broken(what: str, parameter: str, value: object) -> ContractError:
-    return ContractError(what, parameter=parameter, value=value)
+    fix = "Find what else writes to the topic: seamline schema audit verify names the place"
+    return ContractError(what, parameter=parameter, value=value, fix=fix)

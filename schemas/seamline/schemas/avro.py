@@ -99,9 +99,13 @@ def parse_text(text: str, parameter: str = "schema") -> object:
             text, object_pairs_hook=_once_each, parse_constant=_no_such_number
         )
     except RecursionError:
-        raise ContractError("nested too deeply", parameter=parameter, value=text) from None
+        fix = f"At most {DEPTH_MAX} levels"
+        raise ContractError("nested too deeply", parameter=parameter, value=text, fix=fix) from None
     except ValueError as error:
-        raise ContractError(f"not JSON: {error}", parameter=parameter, value=text) from None
+        fix = "Give the JSON of one Avro schema"
+        raise ContractError(
+            f"not JSON: {error}", parameter=parameter, value=text, fix=fix
+        ) from None
     return parsed
 
 
@@ -152,6 +156,7 @@ class _Parser:
             f"not an Avro schema: {f'{path}: ' if path else ''}{why}",
             parameter=self._parameter,
             value=path or None,
+            fix="Mend it there; the rules are those of Avro 1.12",
             path=path,
             why=why,
         )

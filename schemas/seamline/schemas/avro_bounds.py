@@ -84,5 +84,8 @@ class _Unfolding:
 
     def _refused(self, why: str, value: str) -> ContractError:
         return ContractError(
-            f"not read with bounded work: {why}", parameter=self._parameter, value=value[:80]
+            f"not read with bounded work: {why}",
+            parameter=self._parameter,
+            value=value[:80],
+            fix="Write the approved schema, or propose yours: seamline schema check --bundle",
         )

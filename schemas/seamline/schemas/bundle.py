@@ -183,6 +183,8 @@ def _refused(faults: list[tuple[str, str]]) -> ContractError:
     more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
     return ContractError(
         f"not a bundle of schemas: {told}{more}",
+        parameter="bundle",
+        value=next((file for file, _ in sorted(faults) if file), None),
         fix="Begin with the files of `seamline schema bundle --export`",
         faults=tuple(sorted(faults)),
     )

@@ -152,7 +152,10 @@ class Quarantine:
         """The record at one place, open or settled. Raises ContractError where there is none."""
         if (self.topic, partition) not in self._fences:
             raise ContractError(
-                f"{self.topic} has no such partition", parameter="partition", value=partition
+                f"{self.topic} has no such partition",
+                parameter="partition",
+                value=partition,
+                fix="Take the place that `seamline quarantine export` or a plan names",
             )
         found = read(read_one(self._cluster, self.topic, partition, offset))
         if not isinstance(found, Kept):

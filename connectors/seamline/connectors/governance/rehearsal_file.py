@@ -56,7 +56,10 @@ def save(path: Path, of: Mapping[str, str], progress: Progress) -> None:
         replace_file(path, f"{_digest(text)}\n{text}\n")
     except OSError as error:
         raise UsageError(
-            f"cannot be written: {error}", parameter="resume", value=str(path)
+            f"cannot be written: {error}",
+            parameter="resume",
+            value=str(path),
+            fix="Name a file in a directory that can be written and has room",
         ) from None
 
 

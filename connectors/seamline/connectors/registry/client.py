@@ -286,7 +286,10 @@ class RemoteSchemaRegistryClient:
             raise self._unusable(doing, "no list of versions")
         if len(numbers) > VERSIONS_MAX:
             raise ContractError(
-                f"more than {VERSIONS_MAX} versions", parameter="subject", value=subject
+                f"more than {VERSIONS_MAX} versions",
+                parameter="subject",
+                value=subject,
+                fix="Delete versions that nobody writes from the registry",
             )
         found = (self._version(subject, number) for number in sorted(numbers))
         return tuple(one for one in found if one is not None)
@@ -372,7 +375,10 @@ class RemoteSchemaRegistryClient:
             raise self._no_such_id(schema_id)
         if too_large:
             raise ContractError(
-                f"the schema of this id is {fault}", parameter="schema_id", value=schema_id
+                f"the schema of this id is {fault}",
+                parameter="schema_id",
+                value=schema_id,
+                fix=f"A schema has at most {SCHEMA_BYTES_MAX} bytes: register a smaller one",
             )
         raise self._unusable(doing, fault)
 
@@ -456,6 +462,7 @@ class RemoteSchemaRegistryClient:
             f"{doing}: {told}",
             parameter="schema",
             value=doing,
+            fix="See what the subject holds: seamline schema check",
             status=status,
             code=error.error_code,
         )
@@ -480,7 +487,10 @@ class RemoteSchemaRegistryClient:
     @staticmethod
     def _no_such_id(schema_id: int) -> ContractError:
         return ContractError(
-            "the registry has no schema of this id", parameter="schema_id", value=schema_id
+            "the registry has no schema of this id",
+            parameter="schema_id",
+            value=schema_id,
+            fix="Register it there, or point the producer at the registry that gave the id",
         )
 
 

@@ -187,8 +187,10 @@ def _register(client: SchemaRegistryClient, judged: Judged, count: Count) -> int
             subject=judged.subject,
             field=judged.report.breaking[0] if judged.breaks else None,
             rule=INCOMPATIBLE,
+            value=judged.registry_wanted,
             writer_schema=fingerprint_of_text(judged.text)[:16],
             report=judged.report,
+            fix="Make the change compatible; `seamline schema check` names every path",
             status=_CONFLICT,
         ) from None
 

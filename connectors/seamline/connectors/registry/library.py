@@ -48,4 +48,9 @@ def open_library(
         return Library(config)
     except (ValueError, TypeError, OSError) as error:
         # Its texts name settings, never their values.
-        raise UsageError(str(error), parameter=URL_VARIABLE, value=url) from None
+        raise UsageError(
+            str(error),
+            parameter=URL_VARIABLE,
+            value=url,
+            fix="Check the address, and the files and texts of SEAMLINE_SCHEMA_REGISTRY_*",
+        ) from None

@@ -314,7 +314,12 @@ def _edited(path: Path, preset: str) -> Iterator[tuple[tuple[int, int], Mapping[
                 if line.strip():
                     place, fields = _edited_line(line, preset, f"{path}:{number}")
                     if place in seen:
-                        raise UsageError("twice in the file", parameter="offset", value=place)
+                        raise UsageError(
+                            "twice in the file",
+                            parameter=f"{path}:{number}",
+                            value=f"{place[0]}:{place[1]}",
+                            fix="Leave one line of each place",
+                        )
                     seen.add(place)
                     if len(seen) > EDITED_MAX:
                         raise UsageError(
@@ -326,22 +331,26 @@ def _edited(path: Path, preset: str) -> Iterator[tuple[tuple[int, int], Mapping[
                     yield place, fields
     except OSError as error:
         raise UsageError(
-            f"cannot be read: {error.strerror}", parameter="--from", value=str(path)
+            f"cannot be read: {error.strerror}",
+            parameter="--from",
+            value=str(path),
+            fix="Name a file of `seamline quarantine export`",
         ) from None
 
 
 def _edited_line(line: bytes, preset: str, where: str) -> tuple[tuple[int, int], Mapping[str, Any]]:
+    fix = f"Edit the fields below `decoded` of `seamline quarantine export {preset}`, nothing else"
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UsageError("not a line of an export", parameter=where, value=line[:80])
+        raise UsageError("not a line of an export", parameter=where, value=line[:80], fix=fix)
     if found.get("preset") != preset:
-        raise UsageError("of another preset", parameter=where, value=found.get("preset"))
+        raise UsageError("of another preset", parameter=where, value=found.get("preset"), fix=fix)
     place = found.get("partition"), found.get("offset")
     if any(type(number) is not int for number in place):
-        raise UsageError("names no record", parameter=where, value=place)
+        raise UsageError("names no record", parameter=where, value=place, fix=fix)
     return place, found  # type: ignore[return-value]
 
 

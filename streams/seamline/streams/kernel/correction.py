@@ -74,6 +74,7 @@ FIELDS: Final[Mapping[str, Mapping[str, tuple[str, bool]]]] = {
     },
 }
 ROWS: Final = "rows"
+_AS_EXPORTED: Final = "Write it as `seamline quarantine export` does"
 
 
 def decoded(value: bytes, name: str, version: int | None = None) -> dict[str, Any]:
@@ -131,10 +132,15 @@ def encoded(fields: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bytes, b
             return key, encode_record(name, head, ids[name])
         rows = fields[ROWS]
         if not isinstance(rows, list):
-            raise UsageError("not a list of rows", parameter=ROWS, value=rows)
+            raise UsageError("not a list of rows", parameter=ROWS, value=rows, fix=_AS_EXPORTED)
         return key, encode_block(_block(head, [_checked(row, _ROW) for row in rows]), ids[BLOCK])
     except UnicodeEncodeError:
-        raise UsageError("not a symbol", parameter="symbol", value=head["symbol"]) from None
+        raise UsageError(
+            "not a symbol",
+            parameter="symbol",
+            value=head["symbol"],
+            fix="Write text that UTF-8 can hold, such as BTC/USDT",
+        ) from None
 
 
 def _row(block: Block, at: int) -> dict[str, Any]:
@@ -171,7 +177,12 @@ def _block(head: Mapping[str, Any], rows: list[dict[str, Any]]) -> Block:
             },
         )
     except OverflowError:
-        raise UsageError("a number outside int64", parameter=ROWS, value=len(rows)) from None
+        raise UsageError(
+            "a number outside int64",
+            parameter=ROWS,
+            value=len(rows),
+            fix="Whole numbers have at most 63 bits: mend the row",
+        ) from None
     columns = ConformedColumns.of_landing(bars)
     digest = block_digest(head["symbol"], columns)
     return Block(**head, columns=columns, digest=digest, landing=True)
@@ -185,7 +196,9 @@ def _one_of(field: str, value: Any, known: Sequence[str | None]) -> None:
 
 def _checked(fields: Any, known: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
     if not isinstance(fields, Mapping):
-        raise UsageError("not an object with fields", parameter="decoded", value=fields)
+        raise UsageError(
+            "not an object with fields", parameter="decoded", value=fields, fix=_AS_EXPORTED
+        )
     odd = sorted(fields.keys() ^ known.keys())
     if odd:
         what = "missing" if odd[0] in known else "no such field"
@@ -220,7 +233,7 @@ def _typed(field: str, value: Any, kind: tuple[str, bool]) -> Any:
     if wanted == _TRUTH and isinstance(value, bool):
         return value
     what = f"not {wanted}" + (" or null" if nullable else "")
-    raise UsageError(what, parameter=field, value=value)
+    raise UsageError(what, parameter=field, value=value, fix=f"Write {wanted}")
 
 
 def _read(text: str, wanted: str) -> Any:
