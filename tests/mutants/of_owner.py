@@ -33,7 +33,7 @@ MUTANTS: Final = (
     Mutant(
         "aborted-position-believed",
         "connectors.kafka.reader:consumer_config",
-        '"isolation.level": "read_committed"',
+        '"isolation.level": settings.isolation',
         '"isolation.level": "read_uncommitted"',
         "The position of a transaction that never was: what it covers is lost.",
         (f"{GUARDS}::test_the_position_of_an_open_transaction_is_not_believed",),

@@ -24,7 +24,13 @@ from seamline.connectors.kafka.producer import (
     idempotent_config,
     transactional_config,
 )
-from seamline.connectors.kafka.reader import ReaderSettings, Tail, consumer_config, read_range
+from seamline.connectors.kafka.reader import (
+    UNCOMMITTED,
+    ReaderSettings,
+    Tail,
+    consumer_config,
+    read_range,
+)
 from seamline.schemas.errors import TransportError, UsageError
 
 TASKS = Path("/proc/self/task")
@@ -58,6 +64,7 @@ def test_a_transaction_is_bounded_and_retries_fast() -> None:
 def test_readers_read_committed_and_no_group_decides_anything() -> None:
     config = consumer_config(NOWHERE, ReaderSettings())
     assert config["isolation.level"] == "read_committed"
+    assert consumer_config(NOWHERE, UNCOMMITTED)["isolation.level"] == "read_uncommitted"
     assert config["enable.partition.eof"] is True
     assert config["fetch.queue.backoff.ms"] == 5
     assert config["enable.auto.commit"] is False

@@ -2,7 +2,7 @@
 
 Decides: the consumers' settings, and when a fence is reached: the start was at it, or the position
 or the end that the broker reported has come to it. Invariants: read_committed, but for settings
-that ask for evidence; no group and no committed offset decides anything; a start that is no longer
+that say otherwise; no group and no committed offset decides anything; a start that is no longer
 retained raises, it never skips; every batch and queue is bounded. Must not know: what the records
 mean.
 
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as ClientMessage
 
-from seamline.connectors.kafka.admin import TP, Admin
+from seamline.connectors.kafka.admin import TP, Admin, Isolation
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.faults import (
     PASSING,
@@ -65,26 +65,26 @@ class ReaderSettings:
     partition_fetch_bytes: int = 8_388_608
     # How long the broker holds an empty answer: a partition's end is known only after it.
     fetch_wait_ms: int = 100
-    # Everything that lies there, open and aborted records too: evidence, never data.
-    uncommitted: bool = False
+    # read_uncommitted gives everything that lies there, open and aborted records too: evidence,
+    # never data.
+    isolation: Isolation = "read_committed"
 
 
 RANGE_SETTINGS: Final = ReaderSettings(fetch_wait_ms=10)
-UNCOMMITTED: Final = ReaderSettings(fetch_wait_ms=10, uncommitted=True)
+UNCOMMITTED: Final = ReaderSettings(fetch_wait_ms=10, isolation="read_uncommitted")
 POINT_SETTINGS: Final = ReaderSettings(
     queue_kbytes=2_048, queue_messages_min=1, partition_fetch_bytes=1_048_576, fetch_wait_ms=20
 )
 
 
 def consumer_config(cluster: Cluster, settings: ReaderSettings) -> dict[str, Any]:
-    evidence = {"isolation.level": "read_uncommitted"} if settings.uncommitted else {}
     return {
         **quiet_config(cluster),
         # The client demands a name; nothing is joined or committed under it.
         "group.id": "seamline-reader",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        "isolation.level": "read_committed",
+        "isolation.level": settings.isolation,
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
         # The default of 1000 ms throttles to a fifth of the speed once the queue was full.
@@ -94,7 +94,6 @@ def consumer_config(cluster: Cluster, settings: ReaderSettings) -> dict[str, Any
         "max.partition.fetch.bytes": settings.partition_fetch_bytes,
         "queued.min.messages": settings.queue_messages_min,
         "queued.max.messages.kbytes": settings.queue_kbytes,
-        **evidence,
     }
 
 
