@@ -68,7 +68,7 @@ def make_trades_preset(world: World, directory: Path, *, partitions: int = 1) ->
     topics.apply(world.cluster, presets[name])
     client = RemoteSchemaRegistryClient(world.registry_url, world.registry_auth)
     try:
-        ids = ensure_registered(client, presets[name])
+        ids = ensure_registered(client, presets[name], lambda _: CANARY)
     finally:
         client.close()
     return FreshPreset(world, presets[name], (), presets, ids, file)
