@@ -124,7 +124,7 @@ def test_trades_are_rehearsed_and_go_back_once(world: World, tmp_path: Path) -> 
     # 3 strict again: a copy of a trade that passed cannot be corrected, a new one can.
     land(fresh, (1, -7.0, 0), (11, -7.0, 11))
     last = work(fresh, back[-1].offset + 1)
-    fix = ("--reason", "non_positive_price", "--set", "price=6")
+    fix = ("--rule", "non_positive_price", "--set", "price=6")
     answer = quarantine(fresh, "fix", *fix, status=1)
     assert (answer["redriven"], answer["superseded"], answer["refused"]) == (1, 0, 1)
     (fixed,) = landed(fresh, start=last)
