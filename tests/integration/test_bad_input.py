@@ -7,6 +7,8 @@ reason and detail, bytes and origin as they came, what the metrics count, and wh
 
 from __future__ import annotations
 
+import asyncio
+import struct
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from confluent_kafka import KafkaException, Producer
 
 from avro_peer import bar_records, write
@@ -304,6 +308,39 @@ def test_a_record_larger_than_a_topic_takes_is_kept_in_part(runs: dict[str, Run]
     assert shown["seamline-reason"] == b"undecodable"
     assert message.value is not None
     assert set(message.value) == {ord("A")} and 800_000 < len(message.value) < size
+
+
+def test_a_header_whose_name_is_no_utf8_stops_nobody(runs: dict[str, Run]) -> None:
+    """No client of ours can write one, others can, and the broker takes it."""
+    run = runs["canary"]
+    live, name, odd = run.fresh.topic("live"), b"name-of-it", b"n\xff\xfe-of-it-"
+    columns = columns_of([Row("ODD/USDT", 1, 100.0)])
+    (good,) = encode_bars(["ODD/USDT"], columns, run.fresh.ids["bar"])
+
+    async def send() -> None:
+        made: Any = AIOKafkaProducer
+        producer = made(bootstrap_servers=run.fresh.world.cluster.bootstrap)
+        await producer.start()
+        batch = producer.create_batch()
+        for value in (b"junk", good):
+            headers = [(name.decode(), b"x")]
+            batch.append(key=b"ODD/USDT", value=value, timestamp=None, headers=headers)
+        data = bytearray(batch._build().replace(name, odd))
+        data[17:21] = struct.pack(">I", calc_crc32c(bytes(data[21:])))
+        batch._buffer = data
+        partition = partition_of("ODD/USDT", PARTITIONS)
+        await (await producer.send_batch(batch, live, partition=partition))
+        await producer.stop()
+
+    asyncio.run(send())
+
+    def arrived() -> bool:
+        return ("ODD/USDT", 1) in bars_of(run.fresh)
+
+    await_that(arrived, DEADLINE_S, "the bar behind it", {"worker": run.worker.log})
+    (kept,) = [m for m in records_of(run.fresh, "quarantine") if m.key == b"ODD/USDT"]
+    assert kept.value == b"junk"
+    assert "n\ufffd\ufffd-of-it-" in dict(kept.headers)
 
 
 def test_a_hung_transaction_holds_back_its_partition_alone(runs: dict[str, Run]) -> None:
