@@ -341,6 +341,9 @@ def test_a_header_whose_name_is_no_utf8_stops_nobody(runs: dict[str, Run]) -> No
     (kept,) = [m for m in records_of(run.fresh, "quarantine") if m.key == b"ODD/USDT"]
     assert kept.value == b"junk"
     assert "n\ufffd\ufffd-of-it-" in dict(kept.headers)
+    # Who else reads the topic (a rehearsal, a live connector that starts) gets by as well.
+    landed = [m for m in records_of(run.fresh, "live") if m.key == b"ODD/USDT"]
+    assert [(m.value, m.headers) for m in landed] == [(b"junk", ()), (good, ())]
 
 
 def test_a_hung_transaction_holds_back_its_partition_alone(runs: dict[str, Run]) -> None:

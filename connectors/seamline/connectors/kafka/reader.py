@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -366,10 +367,21 @@ def _stalled(cluster: Cluster, tail: Tail, tps: list[TP], stall_s: float) -> Sea
     return transport_error(late, doing=doing, cluster=cluster)
 
 
+# Not `message.headers()`: over a name that is no UTF-8 the client returns a list with holes and an
+# error beside it. The interpreter looks for that error in every call but the one it has specialized
+# (3.11 and later), and whoever touches such a list then ends the process.
+_headers_of: Final = methodcaller("headers")
+
+
 def _record(message: ClientMessage) -> Message:
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None and partition is not None and offset is not None
-    headers = message.headers()
+    try:
+        headers = _headers_of(message)
+    except SystemError:
+        # A name that is no UTF-8, which a broker takes; the client cannot say the others either. A
+        # record of ours has none: without headers it is refused wherever they say what it is.
+        headers = None
     return Message(
         topic,
         partition,
@@ -377,5 +389,5 @@ def _record(message: ClientMessage) -> Message:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        tuple(headers) if headers else (),  # type: ignore[arg-type]
+        tuple(headers) if headers else (),
     )
