@@ -218,7 +218,8 @@ class ModeFollower:
         tail, self._tail = self._tail, None
         self._behind = 0
         if tail is not None:
-            with suppress(SeamlineError):
+            # Whatever a client says in closing: the thread that follows must not end by it.
+            with suppress(Exception):
                 tail.close()
 
 
