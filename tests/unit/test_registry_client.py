@@ -83,6 +83,8 @@ def fault(call: Any) -> SeamlineError:
         (saying({"message": "who?"}, 401), TransportError, False, "refuses the credentials"),
         (saying({"message": "no"}, 403), TransportError, False, "refuses the credentials"),
         (Reply(404, b"not here"), TransportError, False, "HTTP 404"),
+        (Reply(302), TransportError, False, "HTTP 302"),
+        (Reply(204, b""), TransportError, False, "no answer of a schema registry"),
         # No answer to what an id means: the record waits, it is not of an unknown schema.
         (saying({"error_code": 409, "message": "conflict"}, 409), TransportError, False, "409"),
         (saying({"error_code": 40001, "message": "what?"}, 400), TransportError, False, "HTTP 400"),
@@ -208,6 +210,21 @@ def test_a_question_that_finds_no_turn_is_given_up() -> None:
             asking.within(lambda: None, 0.1)
         ended.set()
         assert all(each.result() for each in held)
+
+
+def test_a_question_that_gets_no_thread_gives_its_turn_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    asking = Asking()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(ASKING_MAX + 1):
+            with pytest.raises(RuntimeError):
+                asking.within(lambda: 1, 0.1)
+    assert asking.within(lambda: 1, 30) == 1
 
 
 def test_ids_that_somebody_makes_up_cost_a_part_of_the_time_and_no_more(server: Server) -> None:

@@ -63,9 +63,12 @@ class Asking:
         if not self._slots.acquire(timeout=seconds):
             raise GivenUpError(f"{ASKING_MAX} questions are without an answer in {seconds:g} s")
         question = _Question(ask)
-        Thread(
-            target=question.run, args=(self._slots,), name="schema registry", daemon=True
-        ).start()
+        asked = (self._slots,)
+        try:
+            Thread(target=question.run, args=asked, name="schema registry", daemon=True).start()
+        except RuntimeError:  # no more threads now: the turn is free again
+            self._slots.release()
+            raise
         if not question.done.wait(max(0.0, deadline_s - time.monotonic())):
             raise GivenUpError(f"no answer in {seconds:g} s")
         if question.error is not None:
