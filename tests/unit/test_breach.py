@@ -49,6 +49,7 @@ BROKEN = [
     ({"volume": -1.0}, "negative_volume", "volume"),
     ({"quote_volume": -1.0}, "negative_volume", "quote_volume"),
     ({"trades": 3, "first_trade_id": 5, "last_trade_id": 9}, "trade_ids", "last_trade_id"),
+    ({"trades": -2, "first_trade_id": 5, "last_trade_id": 9}, "trade_ids", "trades"),
 ]
 
 

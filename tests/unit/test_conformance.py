@@ -325,6 +325,9 @@ def test_value_rules_of_bars_name_their_columns() -> None:
     assert report.counts == {"non_positive_price": 1, "negative_volume": 1, "trade_ids": 1}
     assert report.findings["non_positive_price"].columns == ("low",)
     assert report.findings["trade_ids"].samples == (2,)
+    counts: dict[str, Any] = {"first_trade_id": [1, -2, None], "last_trade_id": [1, 4, 7]}
+    below = minutes(bars(ts=[0, 60, 120], trades=[-2, None, -1], **counts)).report
+    assert below.findings["trade_ids"].samples == (0, 1)
 
 
 def test_a_price_jump_is_reported_and_can_be_left_out() -> None:

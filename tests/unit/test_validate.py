@@ -56,6 +56,9 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("no_trade_ids", {"first_trade_id": -1, "last_trade_id": -1}, set()),
     ("ids_of_all_int64", {"first_trade_id": 0, "last_trade_id": 2**63 - 1}, {"trade_ids"}),
     ("no_count", {"trades": -1}, set()),
+    ("a_count_below_none", {"trades": -2}, {"trade_ids"}),
+    ("a_first_id_below_none", {"first_trade_id": -2}, {"trade_ids"}),
+    ("a_last_id_below_none", {"trades": -1, "last_trade_id": -(2**63)}, {"trade_ids"}),
     ("closes_now", {"open_time_ns": LATEST_NS - MINUTE_NS}, set()),
     ("is_open", {"open_time_ns": LATEST_NS}, {"future_time"}),
     (

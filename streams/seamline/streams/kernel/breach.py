@@ -21,6 +21,7 @@ from seamline.streams.kernel.level import FIRST_ID, LAST_ID, TRADES, Rows
 from seamline.streams.kernel.validate import _judge
 
 _PRICES: Final = PRICE_FIELDS[:4]
+_COUNTS: Final = ("trades", "first_trade_id", "last_trade_id")
 _Bar = Mapping[str, Any]
 
 
@@ -37,7 +38,9 @@ _FIELD_OF: Final[Mapping[int, Callable[[_Bar], str]]] = {
     validate.OHLC_INCONSISTENT: _unordered,
     validate.NON_POSITIVE_PRICE: lambda bar: next(name for name in _PRICES if not bar[name] > 0),
     validate.NEGATIVE_VOLUME: lambda bar: "volume" if bar["volume"] < 0 else "quote_volume",
-    validate.TRADE_IDS: lambda bar: "last_trade_id",
+    validate.TRADE_IDS: lambda bar: next(
+        (name for name in _COUNTS if bar[name] < -1), "last_trade_id"
+    ),
 }
 
 

@@ -264,10 +264,10 @@ _TEMPORAL_RULES: Final = (
     _rule(
         *("trade_ids", _BARS, TEMPORAL, "Trade ids and number of trades disagree"),
         "The bar names its first and last trade id and a number of trades that does not fit: "
-        "last - first + 1 is another number. So the bar is not the sum of its trades, and ids "
-        "cannot prove that nothing is missing around it. The row stays in a frame; the agent flags "
-        "it SUSPECT in canary and puts it into quarantine in strict. Venues whose ids are shared "
-        "by several markets break it by nature.",
+        "last - first + 1 is another number; or one of them is below -1, which is none. So the bar "
+        "is not the sum of its trades, and ids cannot prove that nothing is missing around it. The "
+        "row stays in a frame; the agent flags it SUSPECT in canary and puts it into quarantine in "
+        "strict. Venues whose ids are shared by several markets break it by nature.",
         agent=_BY_MODE,
     ),
     _rule(

@@ -226,7 +226,8 @@ def _valued(
 
 
 def _wrong_ids(table: Table, options: ConformanceOptions) -> Bool:
-    """Rows whose number of trades is not that of their trade ids."""
+    """Rows whose number of trades is not that of their trade ids, or with one below -1 (which is
+    how a bar of the plane says null)."""
     names = ("trades", "first_trade_id", "last_trade_id")
     if any(n not in table or options.fields.get(n) != INT64 for n in names):
         return np.zeros(table.rows, bool)
@@ -234,6 +235,8 @@ def _wrong_ids(table: Table, options: ConformanceOptions) -> Bool:
     stated = trades.mask() & first.mask() & last.mask()
     stated &= (trades.values > 0) & (first.values >= 0) & (last.values >= 0)
     wrong: Bool = stated & (last.values - first.values + 1 != trades.values)
+    for column in (trades, first, last):
+        wrong |= column.mask() & (column.values < -1)
     return wrong
 
 

@@ -69,6 +69,9 @@ def _judge(vals: Any, cols: Any, i: int) -> int:
     trades, first, last = cols[i, TRADES], cols[i, FIRST_ID], cols[i, LAST_ID]
     if first >= 0 and last >= 0 and trades > 0 and last - first != trades - 1:
         rules |= TRADE_IDS
+    # -1 is null here; below it nothing is a number of trades or the id of one.
+    if min(trades, first, last) < -1:
+        rules |= TRADE_IDS
     return rules
 
 
