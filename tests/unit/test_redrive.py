@@ -22,7 +22,7 @@ from seamline.connectors.kafka.cluster import Cluster
 from seamline.schemas.codec import encode_bars
 from seamline.schemas.errors import ContractError, TransportError, UsageError
 from seamline.schemas.modes import CANARY, STRICT, Policy
-from seamline.schemas.topics import HEADER_REASON, HEADER_RESOLVED, topic_name
+from seamline.schemas.topics import HEADER_REASON, HEADER_RESOLVED, HEADER_SOURCE, topic_name
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.protocol import Header
 from seamline.streams.kernel.quarantined import KEPT_BYTES_MAX, Quarantined
@@ -99,9 +99,10 @@ def test_a_mark_is_a_null_of_ours_and_nothing_else_is_one() -> None:
 
 
 def test_what_cannot_go_back_is_said() -> None:
-    frame = MemoryRecord(QUARANTINE, 0, 1, 9, None, b"{", ((HEADER_REASON, b"malformed"),))
-    unread = read(frame)
-    assert isinstance(unread, Kept) and "never landed" in hindrance(unread, PARENT.id)
+    why = ((HEADER_REASON, b"malformed"), (HEADER_SOURCE, b"sdk.producer"))
+    aside = read(MemoryRecord(QUARANTINE, 0, 1, 9, None, b"{", why))
+    assert isinstance(aside, Kept)
+    assert hindrance(aside, PARENT.id).startswith("put aside by sdk.producer before it landed")
     large = replace(landed(Row(A, 1, 100.0), 7), value=b"\0" * (KEPT_BYTES_MAX + 1))
     cut = kept(large, 3)
     assert cut.cut and "beginning" in hindrance(cut, PARENT.id)

@@ -70,9 +70,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A record in quarantine. `own`: the headers with which it landed. `origin`: where, None of a
-    venue's frame that a connector could not read. `first`: where it landed for the first time, if
-    it was redriven and refused again. `cut`: not all of its bytes were kept."""
+    """A record in quarantine. `own`: the headers with which it landed. `origin`: where, None of
+    what never did: a frame that a connector could not read, a bar that an SDK producer put aside.
+    `first`: where it landed for the first time, if it was redriven and refused again. `cut`: not
+    all of its bytes were kept."""
 
     partition: int
     offset: int
@@ -147,7 +148,8 @@ def hindrance(kept: Kept, preset_id: str, *, rewritten: bool = False) -> str:
     """Why a record cannot go back whatever the rules are, empty when it can. `rewritten`: its bytes
     do not matter, a corrected copy goes."""
     if kept.origin is None:
-        return "a venue's frame that never landed: it has no place to go back to"
+        who = kept.source or kept.producer
+        return f"put aside by {who} before it landed: it lands when its source sends it again"
     try:
         of, role = parse_topic(kept.origin.topic)
     except UsageError:
