@@ -3,7 +3,6 @@ what waits, what is said, and that nothing is lost. One worker process lives thr
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,12 +17,9 @@ import pytest
 
 from e2e.workers import WorkerProcess, await_that
 from machine_world import Row, columns_of, in_canary
-from mode_setting import set_mode
 from preset_making import FreshPreset, make_preset
 from seamline.connectors.embedded import stack
 from seamline.connectors.governance.follow import ModeFollower
-from seamline.connectors.governance.log import GovernanceLog
-from seamline.connectors.governance.quarantine import Choice, Quarantine
 from seamline.connectors.kafka.admin import Admin, TopicSettings
 from seamline.connectors.kafka.cluster import Cluster
 from seamline.connectors.kafka.producer import IdempotentProducer
@@ -36,7 +32,6 @@ from seamline.schemas.errors import TransportError
 from seamline.schemas.modes import CANARY, STRICT, Policy, SubjectState, encode_state
 from seamline.schemas.topics import subject_of
 from seamline.streams.apps.factory import make_factory
-from seamline.streams.kernel.writers import REGISTRY_UNAVAILABLE
 
 pytestmark = pytest.mark.integration
 
@@ -179,51 +174,6 @@ def test_known_schemas_flow_on_without_a_registry_and_an_unknown_one_waits_in_qu
     assert details[-1] == f"schema id {number} is a trade".encode()
     plane.land()
     plane.await_bars("bars after the outage")
-
-
-def test_records_that_waited_for_the_registry_go_back_by_themselves_and_pass_the_rules(
-    plane: Plane,
-) -> None:
-    """In strict none passes unchecked; known schemas flow on; each goes back once."""
-    client = RemoteSchemaRegistryClient(plane.world.registry_url)
-    same = json.dumps(json.loads(SCHEMAS["bar"].text) | {"doc": "the same, said otherwise"})
-    number = client.register("seamline.elsewhere-too-value", same)
-    client.close()
-    subject = subject_of(plane.fresh.topic("live"))
-    set_mode(plane.world, subject, STRICT)
-    cluster, preset = plane.world.cluster, plane.fresh.preset
-    waiting = Choice(rules=frozenset((REGISTRY_UNAVAILABLE,)))
-
-    def open_ones() -> int:
-        return sum(1 for _ in Quarantine(cluster, preset).open(waiting))
-
-    before = open_ones()
-    plane.land()
-    plane.await_bars("bars before the outage")
-    plane.kill("registry")
-    plane.land()
-    producer = IdempotentProducer(cluster)
-    minutes = range(plane.minutes, plane.minutes + BATCH)
-    rows = [Row(symbol, minute, 100.0) for symbol in SYMBOLS for minute in minutes]
-    # One that strict refuses, beyond all others.
-    rows.append(Row(SYMBOLS[0], plane.minutes + 2 * BATCH, 100.0, volume=-1.0))
-    values = encode_bars([row.symbol for row in rows], columns_of(rows), number)
-    for row, value in zip(rows, values, strict=True):
-        producer.send(plane.fresh.topic("live"), row.symbol.encode(), value)
-    producer.close(60)
-    logs = {"worker": plane.worker.log}
-    await_that(lambda: open_ones() == before + len(rows), 60, "all of them in quarantine", logs)
-    plane.await_bars("bars of known schemas without a registry")
-    stack.up(plane.home)
-    plane.minutes += BATCH
-    plane.await_bars("what waited, conformed once")
-    await_that(lambda: open_ones() == before + 1, 60, "one that strict refuses", logs)
-    governed = GovernanceLog(cluster).read()
-    redriven = [entry for entry in governed.entries if entry.action == "redrive"]
-    assert {entry.actor for entry in redriven} == {"worker"}
-    assert sum(entry.evidence["records"] for entry in redriven) == len(rows) - 1
-    assert plane.worker.said("records wait in quarantine until the registry answers") >= 1
-    set_mode(plane.world, subject, CANARY)
 
 
 def test_a_worker_outlives_a_broker_that_is_stopped_and_one_that_is_killed(
