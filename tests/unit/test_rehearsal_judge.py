@@ -219,6 +219,15 @@ def test_a_bar_that_came_before_or_after_is_not_missing() -> None:
     assert (found.blocked_bars, found.missing_bars, found.stale_minutes) == (2, 0, 1.0)
 
 
+def test_a_topic_of_which_nothing_passes_is_missing_whole() -> None:
+    landing = Landing()
+    for minute in range(3):
+        landing.bar(Row(SYMBOLS[0], minute, 1.0, volume=-1.0))
+    found = rehearsed(landing, resume_at=frozenset({2}), cuts=[2])
+    assert (found.bars, found.blocked_bars, found.missing_bars) == (0, 3, 3)
+    assert found.stale_minutes == 3.0
+
+
 def test_a_block_is_judged_row_by_row_and_counts_as_one_record() -> None:
     landing = Landing("backfill")
     symbol = SYMBOLS[0]

@@ -162,8 +162,9 @@ class Tally:
                 self._blocked = found[:BLOCKED_MAX]
                 if len(found) > BLOCKED_MAX:
                     self.overflow.add("blocked")
-        self._fresh.append(accepted)
-        self._fresh_rows += len(accepted)
+        if len(accepted):
+            self._fresh.append(accepted)
+            self._fresh_rows += len(accepted)
         if self._fresh_rows >= PENDING_MAX:
             self._fold()
 
