@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from machine_world import MINUTE_NS, Row, columns_of
 from preset_making import FreshPreset, make_presets
+from quarantine_commands import run, top
 from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import IdempotentProducer
@@ -26,7 +26,6 @@ from seamline.schemas.topics import (
     partition_of,
     subject_of,
 )
-from seamline.sdk.cli.main import app
 from seamline.streams.kernel.memory_log import MemoryRecord
 from seamline.streams.kernel.quarantined import Quarantined
 
@@ -38,17 +37,6 @@ SYMBOLS = [
     for p in range(PARTITIONS)
 ]
 FEED = ((HEADER_PRODUCER, b"feed-7"),)
-
-
-def run(fresh: FreshPreset, *arguments: str, status: int = 0) -> str:
-    done = CliRunner().invoke(app, ["quarantine", *arguments], env=fresh.environment())
-    assert done.exit_code == status, (done.exit_code, done.stdout, done.stderr, done.exception)
-    return done.stdout
-
-
-def top(fresh: FreshPreset, *arguments: str) -> dict[str, int]:
-    found = json.loads(run(fresh, "top", fresh.preset.id, "-o", "json", *arguments))
-    return {row["rule"]: row["records"] for row in found}
 
 
 def set_aside(fresh: FreshPreset, rows: Sequence[tuple[Row, str]]) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from e2e.workers import WorkerProcess, await_that
 from faults.comparison import Key, Values, compare, contents
 from machine_world import MINUTE_NS, Row, columns_of
 from mode_setting import set_mode
 from preset_making import FreshPreset, make_presets
+from quarantine_commands import run, top
 from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.governance.quarantine import Choice, Quarantine
 from seamline.connectors.kafka.producer import IdempotentProducer
@@ -37,7 +37,6 @@ from seamline.schemas.topics import (
     partition_of,
     subject_of,
 )
-from seamline.sdk.cli.main import app
 
 pytestmark = pytest.mark.integration
 
@@ -124,17 +123,6 @@ def pair(world: World, tmp_path: Path) -> Iterator[tuple[FreshPreset, FreshPrese
         yield right, mended
     finally:
         worker.end()
-
-
-def run(fresh: FreshPreset, *arguments: str, status: int = 0) -> str:
-    done = CliRunner().invoke(app, ["quarantine", *arguments], env=fresh.environment())
-    assert done.exit_code == status, (done.exit_code, done.stdout, done.stderr, done.exception)
-    return done.stdout
-
-
-def top(fresh: FreshPreset, *arguments: str) -> dict[str, int]:
-    found = json.loads(run(fresh, "top", fresh.preset.id, "-o", "json", *arguments))
-    return {row["rule"]: row["records"] for row in found}
 
 
 def open_ones(fresh: FreshPreset) -> int:
