@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from mutants import of_batch, of_lane, of_machine, of_merge, of_owner, of_reader, of_sources
+from mutants import (
+    of_batch,
+    of_governance,
+    of_lane,
+    of_machine,
+    of_merge,
+    of_owner,
+    of_reader,
+    of_sources,
+)
 from mutants.mutant import Mutant
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -15,4 +24,5 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *of_sources.MUTANTS,
     *of_lane.MUTANTS,
     *of_owner.MUTANTS,
+    *of_governance.MUTANTS,
 )

@@ -131,6 +131,7 @@ def test_strict_already_is_the_only_refusal_of_a_subject_that_is_strict() -> Non
         ({"bundle_sha256": OTHER}, ["rehearsal.bundle_sha256"]),
         ({"mode_version": 2}, ["rehearsal.mode_version"]),
         ({"complete": False, "notes": ("registry down",)}, ["rehearsal.complete"]),
+        ({"complete": False, "notes": ()}, ["rehearsal.complete"]),
         ({"partitions": {0: (0, 100_000)}}, ["rehearsal.partitions"]),
         ({"partitions": {0: (0, 100_000), 1: (0, 100_101)}}, ["rehearsal.partitions"]),
         ({"partitions": {0: (0, 100_000), 1: (0, 95_000)}}, ["rehearsal.partitions"]),

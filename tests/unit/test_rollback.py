@@ -75,6 +75,7 @@ def test_a_withdrawn_schema_comes_back_and_the_mode_stays() -> None:
 def test_a_state_that_no_entry_made_is_not_gone_back_from() -> None:
     promoted = entry("promote", None, STRICT_2)
     assert refused(replace(CANARY_3, version=9), promoted) == ["version"]
+    assert refused(replace(STRICT_2, version=9), promoted) == ["version"]
     assert refused(None, promoted) == ["version"]
 
 
