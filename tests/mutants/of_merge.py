@@ -11,7 +11,7 @@ EDGES: Final = "unit/test_machine_edges.py"
 # Scripts enough to fail soon, and few enough to pass soon.
 MODEL: Final = tuple(
     f"property/test_machine_model.py::test_the_log_says_what_the_model_says[{seed}]"
-    for seed in range(16)
+    for seed in range(28)
 )
 ROLLUP: Final = "property/test_rollup.py"
 SUMS: Final = "property/test_plain_python.py::test_a_sum_is_correctly_rounded"
