@@ -147,6 +147,24 @@ def test_of_one_bar_and_authority_the_newest_goes_back_in_the_order_of_the_log()
     assert [(a.offset, b.offset) for a, b in found.superseded] == [(40, 50)]
 
 
+def test_nothing_goes_before_a_newer_statement_that_has_to_be_mended_first() -> None:
+    """It would stand, and the newer one lose the tie when it comes back."""
+    older = kept(landed(Row(A, 5, 1.0), 1), 11)
+    newer = kept(landed(Row(A, 5, 2.0, volume=-1.0), 2), 12)
+    others = [kept(landed(Row(A, 5, 3.0, source=0), 3), 13), kept(landed(Row(A, 6, 4.0), 4), 14)]
+    found = planned([older, newer, *others], STRICT)
+    assert [each.kept for each in found.sent] == others
+    why = {each.offset: why for each, why in found.refused}
+    assert why.keys() == {11, 12} and "0:12 is newer" in why[11]
+    # One that is newer still goes, and settles what is older and can go.
+    newest = kept(landed(Row(A, 5, 5.0), 5), 15)
+    found = planned([older, newer, newest], STRICT)
+    assert [each.kept for each in found.sent] == [newest]
+    assert [pair[0].kept for pair in found.superseded] == [older]
+    # Where the rules take all of them, the newest goes.
+    assert [each.kept for each in planned([older, newer]).sent] == [newer]
+
+
 def test_a_registry_that_does_not_answer_holds_all_of_them() -> None:
     def away(number: int) -> None:
         raise TransportError("does not answer", parameter="url", value="http://x")

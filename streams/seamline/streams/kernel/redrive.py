@@ -3,9 +3,10 @@
 Decides: what a record of a quarantine partition is (a kept record, or the mark that one is
 settled), which kept records can go back at all, which of several statements of one bar does, and in
 what order. Invariants: of one bar, or one range of a block, and one authority only the newest goes
-back; records of a partition go back in the order in which they landed first; what the present rules
-would refuse again does not go; nothing is taken out of quarantine, a mark says what was settled.
-Must not know: Kafka, who asked for it, what the audit says.
+back, and none before a newer one that has to be mended first; records of a partition go back in
+the order in which they landed first; what the present rules would refuse again does not go; nothing
+is taken out of quarantine, a mark says what was settled. Must not know: Kafka, who asked for it,
+what the audit says.
 
 A record that goes back is older than what has landed since: the machine lets it lose a tie of equal
 authority (`merge._standing`). Of two that came back the first stands, so statements of one thing
@@ -21,7 +22,7 @@ from typing import Final
 
 from seamline.schemas.codec_blocks import decode_block
 from seamline.schemas.columns import OPTIONAL_FIELDS
-from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.errors import ContractError, TransportError, UsageError
 from seamline.schemas.records import decode_record
 from seamline.schemas.times import INT64_MAX, NS_PER_MS
 from seamline.schemas.topics import (
@@ -253,9 +254,17 @@ def plan(candidates: Sequence[Candidate], judge: Judge, resolve: Resolve) -> Pla
         groups.setdefault(identity, []).append((at, states))
     ordered: list[Candidate | None] = list(passing)
     superseded = []
-    for found in groups.values():
+    staying = _staying([each for each, _, _ in again], resolve)
+    for identity, found in groups.items():
         known: frozenset[str] = frozenset()
         newest, going = passing[found[-1][0]], []
+        newer = staying.get((newest.partition, *identity))
+        if newer is not None and _order(newer) > _order(newest):
+            why = f"{newer.kept.partition}:{newer.kept.offset} is newer and stays: fix that first"
+            for at, _ in found:
+                refused.append((passing[at].kept, why))
+                ordered[at] = None
+            continue
         for at, states in reversed(found):
             ordered[at] = None
             if passing[at] is newest or not states <= known:
@@ -268,6 +277,23 @@ def plan(candidates: Sequence[Candidate], judge: Judge, resolve: Resolve) -> Pla
             ordered[at] = each
     sent = tuple(each for each in ordered if each is not None)
     return Plan(sent, tuple(superseded), tuple(refused))
+
+
+def _staying(refused: Iterable[Candidate], resolve: Resolve) -> dict[tuple[object, ...], Candidate]:
+    """The newest of the refused statements of each bar and block that can be read, by partition and
+    what it speaks of. What is older must not go before it: it would stand, and the newer one lose
+    the tie once it is mended. Of a trade the first statement stands anyway."""
+    newest: dict[tuple[object, ...], Candidate] = {}
+    for each in refused:
+        try:
+            identity, _ = stated(each, resolve)
+        except TransportError:
+            continue  # it is refused for that very reason, what it states nobody can know
+        place = (each.partition, *identity)  # between two partitions nobody knows what came first
+        known = newest.get(place)
+        if identity[0] != "trade" and (known is None or _order(known) < _order(each)):
+            newest[place] = each
+    return newest
 
 
 def stated(each: Candidate, resolve: Resolve) -> tuple[tuple[object, ...], frozenset[str]]:
