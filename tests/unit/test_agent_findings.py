@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from machine_world import PARENT, SYMBOLS, Row, World, block_value
+from machine_world import IDS, PARENT, SYMBOLS, Row, World, block_value
+from seamline.schemas.modes import CANARY, Policy
 from seamline.schemas.records import decode_record
 from seamline.schemas.topics import topic_name
+from seamline.streams.kernel.failure_detail import KEYS_MAX, TOP, FailedRecords, Failure, Untold
 
 A, B = SYMBOLS[:2]
 
@@ -44,6 +47,64 @@ def seal(world: World, symbol: str) -> None:
     """Three bars of the next block bring the first one to its seal."""
     world.land_bars("live", [Row(symbol, m, 100.0) for m in range(240, 243)])
     world.run("live")
+
+
+def failures(world: World) -> list[list[tuple[object, ...]]]:
+    """Entries of every report that was written, as tuples."""
+    reports = world.log.topics.get(topic_name(PARENT.id, "reports"), [])
+    told = [decode_record("report", record.value or b"")["failures"] for record in reports]
+    return [[tuple(entry.values()) for entry in entries] for entries in told]
+
+
+def test_a_report_names_who_broke_which_rule_and_no_later_one_does(world: World) -> None:
+    bar = IDS["bar"]
+    world.land_bars("live", [Row(A, m, 100.0) for m in range(238)])
+    # B has no bar yet: what fails of it is told by whichever report comes first.
+    world.land_bars("live", [Row(B, 1, float("nan")), Row(A, 238, float("nan"))])
+    world.land_bars("live", [Row(A, m, 100.0, volume=-1.0) for m in (237, 238, 239)])
+    feed = (("seamline-producer", b"feed-7"),)
+    world.land("live", A.encode(), b"no frame", feed)
+    world.run("live")
+    assert failures(world) == []
+    seal(world, A)
+    assert failures(world) == [
+        [
+            ("negative_volume", "unknown", bar, A, 3),
+            ("non_finite", "unknown", bar, B, 1),
+            ("non_finite", "unknown", bar, A, 1),
+            ("undecodable", "feed-7", -1, A, 1),
+        ]
+    ]
+    world.land_bars("live", [Row(A, m, 100.0) for m in range(243, 483)])
+    world.run("live")
+    assert failures(world)[1:] == [[]]
+
+
+def test_a_step_that_is_decided_again_writes_the_same_report(world: World) -> None:
+    rng = Random(3)
+    rows = [Row(A, m, 100.0, volume=rng.choice((1.0, -1.0))) for m in range(243)]
+    world.land_bars("live", rows)
+    lost = [world.machine.step("live", world.landed["live"], 0, world.clock_ns, Policy(CANARY))]
+    world.crash()  # nothing of it was committed
+    world.run("live")
+    (batch,) = (b for b in lost[0].batches if b.topic == topic_name(PARENT.id, "reports"))
+    (kept,) = world.log.topics[topic_name(PARENT.id, "reports")]
+    again, before = (decode_record("report", value or b"") for value in (kept.value, *batch.values))
+    assert again["failures"] == before["failures"] != []
+
+
+def test_what_reports_hold_is_bounded_and_in_one_order() -> None:
+    feeds = [f"f{number:04}" for number in range(KEYS_MAX + 50)]
+    detail = FailedRecords()
+    for number, feed in enumerate(feeds[:KEYS_MAX]):
+        detail.counts[Failure("gap", feed, None, A)] = 1 + (number == 700)
+    untold, reverse = Untold(), Untold()
+    untold.fail(detail, A.__eq__)
+    untold.fail(FailedRecords(Counter({Failure("gap", feeds[-1], None, A): 9_999})), A.__eq__)
+    reverse.fail(FailedRecords(Counter(dict(reversed(detail.counts.items())))), A.__eq__)
+    told = untold.told(A)
+    assert [entry["producer"] for entry in told] == ["f0700", *feeds[: TOP - 1]]
+    assert told == reverse.told(A) and untold.told(A) == []
 
 
 def test_arrivals_with_equal_content_are_counted_whatever_their_authority(world: World) -> None:

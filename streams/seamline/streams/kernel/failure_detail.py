@@ -1,7 +1,8 @@
 """Who breaks which rule, in numbers that stay small whatever comes.
 
 Decides: what is told of failed records beside their number: rule, producer, schema id and symbol,
-the 20 most frequent together, and at most 10 samples of a rule in a minute. Invariants: a record
+the 20 most frequent together, in a line of the log and in reports, and at most 10 samples of a rule
+in a minute. Invariants: a record
 counts once, under the first rule that it broke; every number adds up, what is not named is in
 `others`; nothing grows with the data; nothing of this is ever a label of a metric. Must not know: a
 clock, a log, what follows from a failure.
@@ -10,6 +11,7 @@ clock, a log, what follows from a failure.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -80,6 +82,44 @@ class FailedRecords:
         for failure, count in self.counts.items():
             total[failure.rule] += count
         return dict(total)
+
+
+@dataclass(slots=True)
+class Untold:
+    """What no report has said yet. `findings`: (symbol id, rule) -> rows. `failures`: symbol ->
+    failed records, under "" those of symbols that have no reports; KEYS_MAX together."""
+
+    findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+    failures: dict[str, Counter[Failure]] = field(default_factory=dict)
+
+    def fail(self, detail: FailedRecords, has_reports: Callable[[str], bool]) -> None:
+        """Records that failed; `has_reports`: whether a symbol has some. What is over KEYS_MAX is
+        told by findings, counters and the log alone."""
+        held = sum(map(len, self.failures.values()))
+        for failure, count in detail.counts.items():
+            symbol = failure.symbol if has_reports(failure.symbol) else ""
+            of = self.failures.setdefault(symbol, Counter())
+            if failure in of or held < KEYS_MAX:
+                held += failure not in of
+                of[failure] += count
+
+    def told(self, symbol: str) -> list[dict[str, str | int]]:
+        """Entries for the report of a symbol, the most first and then by name, TOP at most; those
+        without a report of their own are in whichever comes first. Nothing of it is held any more.
+        """
+        found = self.failures.pop(symbol, Counter()) + self.failures.pop("", Counter())
+        entries: list[dict[str, str | int]] = [
+            {
+                "rule": failure.rule,
+                "producer": failure.producer,
+                "schema_id": -1 if failure.schema_id is None else failure.schema_id,
+                "symbol": failure.symbol,
+                "count": count,
+            }
+            for failure, count in found.items()
+        ]
+        entries.sort(key=lambda entry: (-int(entry["count"]), *map(str, entry.values())))
+        return entries[:TOP]
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from seamline.schemas.outages import parse_outages
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import HEADER_OUTAGES, POSITION_KEY, subject_of, topic_name
-from seamline.streams.kernel.failure_detail import Account
+from seamline.streams.kernel.failure_detail import Account, Untold
 from seamline.streams.kernel.intake import (
     INVALID_OUTAGES,
     POISONED,
@@ -98,7 +98,7 @@ class Clockwork:
 class Pending:
     """What has happened since the last step that had something to write."""
 
-    findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+    untold: Untold = field(default_factory=Untold)
     checked: Account = field(default_factory=Account)
 
 
@@ -154,19 +154,20 @@ class PartitionMachine:
         """Decide for records[start:], at most STEP_ROWS_MAX rows of it."""
         taken = self._intake.take(role, records, start, STEP_ROWS_MAX, clock_ns, policy)
         self._next[role] = records[taken.next_index - 1].offset + 1
-        self._pending.findings.update(taken.findings)
+        self._pending.untold.findings.update(taken.findings)
         self._modes_version = policy.version
         self._account(taken, role, taken.next_index - start, policy)
         if taken.outages is not None:
             self._outages = taken.outages
         known_ns = self._known(clock_ns)
         self._merge(taken.rows(), known_ns)
+        self._pending.untold.fail(taken.detail, self._has_bars)
         return self._step(taken, known_ns, clock_ns)
 
     def refuse(self, role: Role, record: Record, detail: str, clock_ns: int) -> Step:
         """Quarantine and position alone: whatever cannot take the record is not asked again."""
         self._next[role] = record.offset + 1
-        self._pending.findings.update({(-1, POISONED): 1, (-1, QUARANTINED): 1})
+        self._pending.untold.findings.update({(-1, POISONED): 1, (-1, QUARANTINED): 1})
         self._clock.known_ns = self._known(clock_ns)
         self._clock.committed_ns = clock_ns
         refused = Quarantined(record, POISONED, detail)
@@ -195,6 +196,11 @@ class PartitionMachine:
                     stage.level.symbol_id(name)
                 stage.merge(part, known_ns)
 
+    def _has_bars(self, symbol: str) -> bool:
+        level = self._parent.level
+        number = level.ids.get(symbol)
+        return number is not None and bool(level.state.sym[number, S_NEWEST] != UNSET)
+
     def _account(self, taken: Taken, role: Role, records: int, policy: Policy) -> None:
         subject = subject_of(topic_name(self._parent.preset.id, role))
         self._pending.checked.add(
@@ -206,11 +212,11 @@ class PartitionMachine:
         )
 
     def _step(self, taken: Taken | None, known_ns: int, clock_ns: int) -> Step:
-        findings = self._pending.findings
+        untold = self._pending.untold
         sealed = sum(stage.sealed for stage in self._stages)
         self._tell()
         for number, stage in enumerate(self._stages):
-            stage.seal(known_ns, findings if number == 0 else Counter())
+            stage.seal(known_ns, untold if number == 0 else Untold())
         sealed = sum(stage.sealed for stage in self._stages) - sealed
         batches: list[Batch] = []
         sent = [self._collect(number, batches) for number in range(len(self._stages))]
@@ -228,7 +234,7 @@ class PartitionMachine:
         self._rows_total += bars
         batches.append(self._position_batch(known_ns))
         checked = self._pending.checked.taken()
-        self._pending = Pending(findings=findings)
+        self._pending = Pending(untold)
         return Step(
             batches=tuple(batches),
             next_index=next_index,

@@ -8,7 +8,6 @@ not know: where rows come from (`intake`), how batches are sent (`owner`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -35,6 +34,7 @@ from seamline.schemas.topics import (
 from seamline.streams.kernel.block_index import BlockIndex, Entry
 from seamline.streams.kernel.calendar import ALWAYS, Calendar
 from seamline.streams.kernel.coverage import Coverage
+from seamline.streams.kernel.failure_detail import Untold
 from seamline.streams.kernel.gap_book import Change, GapBook
 from seamline.streams.kernel.intake import QUARANTINED
 from seamline.streams.kernel.level import (
@@ -259,13 +259,14 @@ class Stage:
 
     # --- seals out
 
-    def seal(self, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
-        """Write the blocks, seals, ledger entries and reports of every symbol that needs them."""
+    def seal(self, known_ns: int, untold: Untold) -> None:
+        """Write the blocks, seals, ledger entries and reports of every symbol that needs them;
+        `untold`: what reports have to say."""
         symbols = due(self.level)
         self.book.asked.clear()
         for symbol in symbols:
             write = write_seal(self.level, self.book.ledgers, symbol, self.bound, self._expected)
-            self._seal(write, known_ns, findings)
+            self._seal(write, known_ns, untold)
         self._gaps(self.book.again(symbols), known_ns)
 
     def _expected_cells(self, low: int, high: int) -> Coverage:
@@ -291,9 +292,9 @@ class Stage:
         named = Coverage() if ledger is None else ledger.gaps
         claims = open_claims(self.level, symbol)
         write = SealWrite(symbol, frontier, offset, (), {}, named, claims)
-        self._seal(write, known_ns, Counter())
+        self._seal(write, known_ns, Untold())
 
-    def _seal(self, write: SealWrite, known_ns: int, findings: Counter[tuple[int, str]]) -> None:
+    def _seal(self, write: SealWrite, known_ns: int, untold: Untold) -> None:
         symbol = write.symbol
         name = self.level.symbols[symbol]
         facts = self.seals.setdefault(symbol, SymbolSeal())
@@ -302,7 +303,7 @@ class Stage:
         if write.blocks:
             facts.storage_sequence = facts.sequence
         for block in write.blocks:
-            self._write_block(name, facts, roots, block, write, known_ns, findings)
+            self._write_block(name, facts, roots, block, write, known_ns, untold)
         first = int(self.level.state.sym[symbol, S_FIRST])
         frontier_ns = self.time_of(write.frontier)
         start_ns = frontier_ns if first == UNSET else self.time_of(first)
@@ -353,7 +354,7 @@ class Stage:
         write: BlockWrite,
         seal: SealWrite,
         known_ns: int,
-        findings: Counter[tuple[int, str]],
+        untold: Untold,
     ) -> None:
         state, preset = self.level.state, self.preset
         cols = state.cells[write.slot, write.cells].copy()
@@ -388,7 +389,7 @@ class Stage:
         number = group_of(start_ns, preset.block_ns)
         roots[number] = self._group(name, number)
         self._superseded(seal.symbol, write.block, seal.frontier)
-        self._report(name, seal, write, columns, known_ns, findings)
+        self._report(name, seal, write, columns, known_ns, untold)
 
     def _group(self, name: str, number: int) -> bytes:
         span = self.preset.block_ns * 64
@@ -466,16 +467,16 @@ class Stage:
         write: BlockWrite,
         columns: ConformedColumns,
         known_ns: int,
-        findings: Counter[tuple[int, str]],
+        untold: Untold,
     ) -> None:
         """Rows of the block as they stand; counters since the symbol's report before."""
         facts = self.seals[seal.symbol]
         counts = self.level.state.sym[seal.symbol, S_COUNTS:]
         fresh = dict(zip(COUNTED, (counts - facts.reported).tolist(), strict=True))
         facts.reported = counts.copy()
-        found = {rule: n for (symbol, rule), n in findings.items() if symbol == seal.symbol}
+        found = {r: n for (symbol, r), n in untold.findings.items() if symbol == seal.symbol}
         for rule in found:
-            del findings[seal.symbol, rule]
+            del untold.findings[seal.symbol, rule]
         first = max(write.block, int(self.level.state.sym[seal.symbol, S_FIRST]))
         end = min(seal.frontier, write.block + self.level.span)
         missing = self.book.ledgers[seal.symbol].missing(first, end) if len(columns) else 0
@@ -504,6 +505,7 @@ class Stage:
                 "quarantined": quarantined,
                 "findings": {rule: n for rule, n in sorted(found.items()) if n},
                 "known_time_ns": known_ns,
+                "failures": untold.told(name),
             },
         )
 
