@@ -3,27 +3,34 @@ block goes back once, but for trades that have passed."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
 
 from preset_making import FreshPreset, make_trades_preset
 from seamline.connectors.governance.log import GovernanceLog
+from seamline.connectors.governance.quarantine import Choice, Quarantine
 from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import IdempotentProducer
 from seamline.connectors.kafka.reader import Message, read_range
 from seamline.connectors.live_records import last_trade_ids
 from seamline.connectors.world import World
 from seamline.schemas.contract import SCHEMAS
+from seamline.schemas.errors import TransportError
 from seamline.schemas.modes import STRICT, Policy
 from seamline.schemas.records import decode_record, encode_record
 from seamline.schemas.times import NS_PER_S, NS_PER_US
 from seamline.schemas.topics import HEADER_PRODUCER, HEADER_REDRIVEN, subject_of
 from seamline.sdk.cli.main import app
+from seamline.streams.apps.preset_app import PresetApp
+from seamline.streams.apps.self_redrive import SelfRedrive
 from seamline.streams.apps.trades import TradesFactory
 from seamline.streams.kernel.memory_log import MemoryLog
 
@@ -67,10 +74,12 @@ def landed(fresh: FreshPreset, role: str = "live", start: int = 0) -> list[Messa
     return [r for batch in read_range(fresh.world.cluster, {tp: start}, ends) for r in batch]
 
 
-def work(fresh: FreshPreset, start: int = 0) -> int:
+def work(fresh: FreshPreset, start: int = 0, *, registry: bool = True) -> int:
     """What a worker in strict does with `live` from an offset on; the next offset."""
 
     def resolve(number: int) -> Any:
+        if not registry:
+            raise TransportError("does not answer", parameter="url", value="http://x")
         return SCHEMAS["trade"] if number == fresh.ids["trade"] else None
 
     strict = Policy(STRICT)
@@ -85,6 +94,30 @@ def work(fresh: FreshPreset, start: int = 0) -> int:
                 producer.send(batch.topic, key, value, headers=list(headers), partition=0)
     producer.close(60)
     return records[-1].offset + 1
+
+
+def test_what_waited_for_the_registry_goes_back_by_itself(world: World, tmp_path: Path) -> None:
+    fresh = make_trades_preset(world, tmp_path)
+    land(fresh, (12, 6.0, 12), (13, 6.0, 13))
+    end = work(fresh, registry=False)
+    assert [row["rule"] for row in quarantine(fresh, "top")] == ["registry_unavailable"]
+    like = SimpleNamespace(preset=fresh.preset, owners={0: None}, unavailable=set())
+    asyncio.run(until_empty(fresh, SelfRedrive(cast(PresetApp, like), world)))
+    again = [decode_record("trade", r.value or b"") for r in landed(fresh, start=end)]
+    assert [trade["trade_id"] for trade in again] == [12, 13]
+
+
+async def until_empty(fresh: FreshPreset, watcher: SelfRedrive) -> None:
+    def is_empty() -> bool:
+        return not any(Quarantine(fresh.world.cluster, fresh.preset).open(Choice()))
+
+    running = asyncio.create_task(watcher.run())
+    deadline = time.monotonic() + 120
+    while not await asyncio.to_thread(is_empty):
+        assert time.monotonic() < deadline
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
 
 
 def test_trades_are_rehearsed_and_go_back_once(world: World, tmp_path: Path) -> None:

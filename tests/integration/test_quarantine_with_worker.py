@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from preset_making import FreshPreset, make_presets
 from quarantine_commands import run, top
 from seamline.connectors.governance.log import GovernanceLog
 from seamline.connectors.governance.quarantine import Choice, Quarantine
+from seamline.connectors.kafka.admin import Admin
 from seamline.connectors.kafka.producer import IdempotentProducer
-from seamline.connectors.kafka.reader import read_one
+from seamline.connectors.kafka.reader import read_one, read_range
 from seamline.connectors.world import World
 from seamline.schemas.audit import verify
 from seamline.schemas.codec import encode_bars
@@ -30,6 +32,7 @@ from seamline.schemas.codec_blocks import encode_block
 from seamline.schemas.columns import Block, ConformedColumns
 from seamline.schemas.fingerprint import block_digest
 from seamline.schemas.modes import CANARY, STRICT
+from seamline.schemas.records import decode_record
 from seamline.schemas.topics import (
     HEADER_PRODUCER,
     HEADER_REASON,
@@ -172,6 +175,27 @@ def await_conformed(fresh: FreshPreset, bars: int) -> None:
     await_that(lambda: len(contents(fresh).bars) == bars, 120, f"{bars} bars")
 
 
+def reported(fresh: FreshPreset) -> Counter[tuple[str, str, int, str]]:
+    """(rule, producer, schema id, symbol) -> records, over every report that was written."""
+    tps = [(fresh.topic("reports"), number) for number in range(PARTITIONS)]
+    admin = Admin(fresh.world.cluster)
+    found: Counter[tuple[str, str, int, str]] = Counter()
+    for batch in read_range(fresh.world.cluster, admin.begin_offsets(tps), admin.end_offsets(tps)):
+        for record in batch:
+            for entry in decode_record("report", record.value or b"")["failures"]:
+                who = (entry["rule"], entry["producer"], entry["schema_id"], entry["symbol"])
+                found[who] += entry["count"]
+    return found
+
+
+def assert_reported(fresh: FreshPreset) -> None:
+    """Reports name who broke what; what has a key that no bar has is in one of another symbol."""
+    told, bar = reported(fresh), fresh.ids["bar"]
+    assert told["non_finite", "feed-7", bar, SYMBOLS[0]] == len(NOT_FINITE)
+    assert told["key_mismatch", "feed-7", bar, "wrong"] == 1
+    assert told["invalid_block", "unknown", fresh.ids["bar_block"], SYMBOLS[1]] == 1
+
+
 def actions(world: World) -> Sequence[str]:
     return [entry.action for entry in GovernanceLog(world.cluster).read().entries]
 
@@ -235,13 +259,13 @@ def test_repaired_records_leave_what_a_run_without_faults_leaves(
     place = f"{first['partition']}:{first['offset']}"
     shown = json.loads(run(mended, "show", mended.preset.id, "--offset", place, "-o", "json"))
     assert shown["state"] == "settled" and shown["producer"] in ("feed-7", "unknown")
-
     await_conformed(mended, 2 * MINUTES + BLOCK_ROWS)
     await_that(
         lambda: not compare(contents(right), contents(mended)).sentences(), 60, "equal contents"
     )
     difference = compare(contents(right), contents(mended))
     assert difference.sentences() == () and difference.bars == 2 * MINUTES + BLOCK_ROWS
+    assert_reported(mended)
     repaired_while_open(producer, right, mended, tmp_path)
     chain = GovernanceLog(world.cluster).chain()
     assert verify(chain.values, chain.head).ok
