@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from seamline.connectors.embedded import settings
+from seamline.connectors.embedded import settings, stack
 from seamline.connectors.embedded.launch import (
     clean_environment,
     cluster_id_of,
@@ -50,6 +50,7 @@ from seamline.connectors.embedded.state import (
     stack_directory,
     write_state,
 )
+from seamline.connectors.world import World
 from seamline.schemas.errors import TransportError, UsageError
 
 PLACES = (BrokerPlace(1, 9092, 9093), BrokerPlace(2, 9192, 9193), BrokerPlace(3, 9292, 9293))
@@ -182,7 +183,24 @@ def test_a_stale_state_is_seen_through(tmp_path: Path) -> None:
     assert (found.state, found.kafka_pid, found.bootstrap) == ("stopped", None, None)
     with pytest.raises(TransportError, match=r"broker and registry not running.*seamline up"):
         endpoints(tmp_path, {})
+    with pytest.raises(TransportError, match=r"broker and registry not running.*seamline up"):
+        World.resolve({"SEAMLINE_DIR": str(tmp_path)})
     assert down(tmp_path, env={}) == ()
+
+
+def test_a_stack_whose_registry_ended_keeps_its_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demotion needs the broker alone, and must find it."""
+    broker = BrokerState(BrokerPlace(1, 1, 2), current())
+    # Whether the process is a broker of this directory is not what is asked here.
+    monkeypatch.setattr(stack, "alive_in", lambda state, home: state)
+    write_state(tmp_path, StackState((broker,), 3, None))
+    world = World.resolve({"SEAMLINE_DIR": str(tmp_path)})
+    assert world.cluster.bootstrap == "127.0.0.1:1"
+    assert world.registry_url.startswith("http://127.0.0.1:3/")
+    with pytest.raises(TransportError, match=r"\(registry not running\).*seamline up"):
+        endpoints(tmp_path, {})
 
 
 def test_the_directory_is_given_or_named_or_the_users(tmp_path: Path) -> None:

@@ -31,10 +31,10 @@ class World:
         """The world of this process.
 
         `SEAMLINE_BOOTSTRAP_SERVERS` with `SEAMLINE_SCHEMA_REGISTRY_URL` (and `SEAMLINE_KAFKA_*`,
-        `SEAMLINE_SCHEMA_REGISTRY_AUTH|TOKEN|CA|CERTIFICATE|KEY`), else the embedded stack that
-        runs in `directory`, else in `SEAMLINE_DIR`, else in the user's state directory. Raises
-        UsageError when only one of the two is set or one is malformed, TransportError when there
-        is neither.
+        `SEAMLINE_SCHEMA_REGISTRY_AUTH|TOKEN|CA|CERTIFICATE|KEY`), else the embedded stack whose
+        broker runs in `directory`, else in `SEAMLINE_DIR`, else in the user's state directory.
+        Raises UsageError when only one of the two is set or one is malformed, TransportError when
+        there is neither.
         """
         cluster = Cluster.from_environment(env)
         url = env.get(REGISTRY_VARIABLE, "").strip()
@@ -49,10 +49,10 @@ class World:
                 value=None,
                 fix="Set both to use a cluster you have, or neither to use the embedded stack",
             )
-        from seamline.connectors.embedded.stack import endpoints
+        from seamline.connectors.embedded.stack import addresses
 
-        found = endpoints(directory, env)
-        return cls(Cluster(found.bootstrap), found.registry_url)
+        bootstrap, registry_url = addresses(directory, env)
+        return cls(Cluster(bootstrap), registry_url)
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process this same world (secrets included)."""

@@ -227,18 +227,23 @@ def endpoints(directory: Path | None, env: Mapping[str, str]) -> Endpoints:
     """
     home = stack_directory(directory, env)
     state = alive_in(read_state(home), home)
-    kafka = any(broker.process for broker in state.brokers) if state else False
-    registry = state.registry if state else None
-    if state is None or not kafka or registry is None:
-        gone = [n for n, p in (("broker", kafka), ("registry", registry)) if not p]
-        raise TransportError(
-            f"no embedded stack runs here ({' and '.join(gone)} not running)",
-            parameter="dir",
-            value=str(home),
-            fix="Start it: seamline up; or set SEAMLINE_BOOTSTRAP_SERVERS and "
-            "SEAMLINE_SCHEMA_REGISTRY_URL to use a cluster you have",
-        )
+    if state is None or not _brokers_run(state) or state.registry is None:
+        raise _not_running(state, home)
     return _endpoints(state, home, already_running=True)
+
+
+def addresses(directory: Path | None, env: Mapping[str, str]) -> tuple[str, str]:
+    """Bootstrap servers and registry URL of the stack of `directory`, of which a broker runs.
+
+    A registry that ended keeps its port, so its address stays: what needs the broker alone (a
+    demotion, the modes, the audit) goes on without it, and what asks it is told that it does not
+    answer. Raises TransportError when no broker runs.
+    """
+    home = stack_directory(directory, env)
+    state = alive_in(read_state(home), home)
+    if state is None or not _brokers_run(state):
+        raise _not_running(state, home)
+    return state.bootstrap, state.registry_url
 
 
 @contextmanager
@@ -358,6 +363,25 @@ def _together(states: list[str]) -> str:
     if len(set(states)) == 1:
         return states[0]
     return "partly answering" if "answering" in states else "silent"
+
+
+def _brokers_run(state: StackState) -> bool:
+    return any(broker.process for broker in state.brokers)
+
+
+def _not_running(state: StackState | None, home: Path) -> TransportError:
+    parts = (
+        ("broker", state is not None and _brokers_run(state)),
+        ("registry", state is not None and state.registry is not None),
+    )
+    gone = " and ".join(name for name, runs in parts if not runs)
+    return TransportError(
+        f"no embedded stack runs here ({gone} not running)",
+        parameter="dir",
+        value=str(home),
+        fix="Start it: seamline up; or set SEAMLINE_BOOTSTRAP_SERVERS and "
+        "SEAMLINE_SCHEMA_REGISTRY_URL to use a cluster you have",
+    )
 
 
 def _endpoints(state: StackState, home: Path, *, already_running: bool) -> Endpoints:
