@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+import trade_bytes
 from bar_strategies import MINUTE_NS
 from machine_scripts import Writer, play, setup_of
 from seamline.schemas.codec import (
@@ -31,6 +32,7 @@ from seamline.schemas.codec import (
     schema_ids,
 )
 from seamline.schemas.codec_blocks import decode_block, encode_block
+from seamline.schemas.codec_trades import TradeDecoder
 from seamline.schemas.columns import BarColumns, Block, ConformedColumns
 from seamline.schemas.errors import ContractError
 from seamline.schemas.fingerprint import block_digest
@@ -277,8 +279,20 @@ def batches() -> str:
     return digest(*parts)
 
 
+def trades() -> str:
+    """Right ones, wrong ones and bytes that are none, of both versions."""
+    rng, decoder = random.Random(11), TradeDecoder()
+    values = [trade_bytes.any_trade(rng, 1) for _ in range(2_000)]
+    parts = []
+    for version in (1, 2):
+        found = decoder.decode(values, version)
+        parts += [found.sid, found.trade_id, found.time_ns, found.received_time_ns]
+        parts += [found.price, found.size, found.ok]
+    return digest(*parts)
+
+
 RUNS: Final[dict[str, Callable[[], str]]] = {
-    run.__name__: run for run in (machines, sums, rules, codec, batches)
+    run.__name__: run for run in (machines, sums, rules, codec, batches, trades)
 }
 
 

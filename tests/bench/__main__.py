@@ -60,6 +60,7 @@ def run_plane(only: str | None, rows: int) -> None:
         )
         if only in (None, "rehearsal"):
             say("rehearsal", rehearsal.run(world, rows // 3))
+            say("rehearsal of trades", rehearsal.run_trades(world, rows // 3))
         if only in (None, "worker"):
             say("worker", worker.run(world, Path(directory), rows))
         if only in (None, "lane"):

@@ -16,10 +16,11 @@ from seamline.schemas.contract import SCHEMAS
 from seamline.schemas.modes import MODES, STRICT, Policy
 from seamline.schemas.records import encode_record
 from seamline.schemas.times import NS_PER_MS, NS_PER_S
-from seamline.schemas.topics import HEADER_PRODUCER, topic_name
+from seamline.schemas.topics import HEADER_PRODUCER, partition_of, topic_name
 from seamline.streams.apps.trades import TradesFactory
 from seamline.streams.kernel.memory_log import MemoryLog, MemoryRecord
 from seamline.streams.kernel.rehearsal import Evidence
+from seamline.streams.kernel.rehearsal_judge import Bars
 from seamline.streams.kernel.rehearsal_tally import Tally
 from seamline.streams.kernel.rehearsal_trades import ID_BITS, TradesJudge
 
@@ -159,6 +160,43 @@ def test_ids_of_any_size_are_told_apart() -> None:
         blocked = replace(landed([trade(number, price=0.0)])[0], offset=9)
         assert evidence([*others, blocked]).missing_bars == 1
         assert evidence([*accepted, blocked]).missing_bars == 0
+
+
+def test_symbols_that_no_table_holds_are_counted_as_any_other() -> None:
+    long = [f"{'x' * 65}{n}" for n in range(200)]
+    here = [name for name in long if partition_of(name, TRADES.partitions) == 0][:3]
+    records = [
+        replace(landed([value])[0], offset=at, key=name.encode())
+        for at, (name, value) in enumerate(
+            [
+                *((name, trade(7, 1, symbol=name)) for name in (*here, here[0])),
+                (here[1], trade(8, 2, symbol=here[1], price=-1.0)),
+                (here[2], trade(7, 2, symbol=here[2], price=-1.0)),
+            ]
+        )
+    ]
+    found = evidence(records)
+    assert (found.bars, found.blocked_bars, found.missing_bars) == (4, 2, 1)
+    assert found.by_symbol == dict.fromkeys(here[1:], 1)
+    assert evidence(records, batch=1) == found
+
+
+def numbers_of(bars: Bars) -> list[int]:
+    assert bars.numbers is not None
+    return [int(number) for number in bars.numbers]
+
+
+def test_a_series_too_many_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seamline.streams.kernel.rehearsal_trades.SERIES_MAX", 2)
+    large = 1 << ID_BITS
+    records = landed([trade(number) for number in (large, 5, 5 + 2 * large, 6)])
+    for batch in (1, 2, 4):
+        judge = TradesJudge(TRADES, 0, resolve)
+        parts = [judge.judge(records[at : at + batch]) for at in range(0, 4, batch)]
+        assert list(judge.symbols) == [f"0 {A}", f"1 {A}"]
+        rows = [row for part in parts for bars in part.bars for row in numbers_of(bars)]
+        assert rows == [0, 5, 6] and any(part.inexact for part in parts)
+    assert not evidence(records).complete
 
 
 def test_another_symbol_is_no_newer_state() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from seamline.schemas.codec import schema_ids
+from seamline.schemas.codec_trades import TradeDecoder
 from seamline.schemas.modes import Policies, Policy
 from seamline.schemas.preset import Preset
 from seamline.schemas.records import encode_record
@@ -23,9 +24,11 @@ from seamline.schemas.topics import (
     subject_of,
     topic_name,
 )
+from seamline.schemas.wire import FRAME_BYTES
 from seamline.streams.apps.series import series_of
 from seamline.streams.kernel.failure_detail import Account, FailedRecords
 from seamline.streams.kernel.intake import (
+    CLOCK_SKEW_NS,
     POISONED,
     watermark_of,
 )
@@ -46,6 +49,8 @@ from seamline.streams.kernel.trade_rules import TradeRules, is_heartbeat
 from seamline.streams.kernel.writers import Resolve
 
 COMMIT_NS: Final = NS_PER_S
+# A frame around nothing.
+WARM_VALUE: Final = bytes(FRAME_BYTES)
 
 
 class TradesMachine:
@@ -89,33 +94,34 @@ class TradesMachine:
     ) -> Step:
         """Judge records[start:], at most STEP_ROWS_MAX of them."""
         part = records[start : start + STEP_ROWS_MAX]
-        writers = self._rules.writers(part, policy)
+        landed: list[Record] = []
+        for record in part:
+            if is_heartbeat(record, clock_ns):
+                self._watermark_ns = max(self._watermark_ns or 0, watermark_of(record) or 0)
+            else:
+                landed.append(record)
+        writers = self._rules.writers(landed, policy)
+        judged = self._rules.judge(landed, writers, clock_ns + CLOCK_SKEW_NS)
         refused: list[Quarantined] = []
         rules: Counter[str] = Counter()
         detail = FailedRecords()
-        trades = beats = blocked = 0
-        for record, writer in zip(part, writers, strict=True):
-            if is_heartbeat(record, clock_ns):
-                self._watermark_ns = max(self._watermark_ns or 0, watermark_of(record) or 0)
-                beats += 1
-                continue
-            judged = self._rules.judge(record, writer, clock_ns)
-            if judged.rules:
-                detail.add(record, judged.rules[0], judged.detail)
-            if judged.rules and fate(judged.rules[0], policy.mode) == QUARANTINE:
-                refused.append(Quarantined(record, judged.rules[0], judged.detail))
-                blocked += RULES[judged.rules[0]].follows_mode
-                continue
-            trades += 1
-            rules.update(judged.rules)
+        blocked = 0
+        for at, broken in sorted(judged.broken.items()):
+            detail.add(landed[at], broken.rules[0], broken.detail)
+            if fate(broken.rules[0], policy.mode) == QUARANTINE:
+                refused.append(Quarantined(landed[at], broken.rules[0], broken.detail))
+                blocked += RULES[broken.rules[0]].follows_mode
+            else:
+                rules.update(broken.rules)
         self._next[role] = part[-1].offset + 1
         self._account.add(
             *(subject_of(topic_name(self._preset.id, role)), policy.mode, policy.version),
-            seen=len(part) - beats,
+            seen=len(landed),
             failed=sum(detail.rules().values()),
             blocked=blocked,
             detail=detail,
         )
+        trades = len(landed) - len(refused)
         return self._step(start + len(part), trades, refused, rules, clock_ns)
 
     def _step(
@@ -199,8 +205,9 @@ class TradesFactory:
     owner: str
 
     def warm(self) -> None:
-        """Compile the one kernel that is used."""
-        schema_ids([b"\x00\x00\x00\x00\x00"])
+        """Compile the two kernels that are used."""
+        schema_ids([WARM_VALUE])
+        TradeDecoder().decode([WARM_VALUE])
 
     def series(self) -> Sequence[tuple[str, str]]:
         return series_of(self.preset)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from seamline.schemas.modes import Policies
 from seamline.schemas.preset import Preset
 from seamline.schemas.topics import parse_topic, subject_of, topic_name
-from seamline.streams.kernel.intake import POISONED, Intake
+from seamline.streams.kernel.intake import CLOCK_SKEW_NS, POISONED, Intake
 from seamline.streams.kernel.level import Level
 from seamline.streams.kernel.protocol import ROLES, STEP_ROWS_MAX
 from seamline.streams.kernel.redrive import Candidate, Judge
@@ -62,15 +62,18 @@ def judge_of(preset: Preset, resolve: Resolve, policies: Policies, clock_ns: int
 
 def _judge_of_trades(preset: Preset, resolve: Resolve, policies: Policies, clock_ns: int) -> Judge:
     def judge(candidates: Sequence[Candidate]) -> list[tuple[Candidate, str, str]]:
-        refused: list[tuple[Candidate, str, str]] = []
-        rules: dict[int, TradeRules] = {}
-        for each in candidates:
-            policy = policies(subject_of(each.topic))
-            of = rules.setdefault(each.partition, TradeRules(preset, each.partition, resolve))
-            (writer,) = of.writers([each], policy)
-            judged = of.judge(each, writer, clock_ns)
-            if judged.rules and fate(judged.rules[0], policy.mode) == QUARANTINE:
-                refused.append((each, judged.rules[0], judged.detail))
-        return refused
+        parts: dict[tuple[int, str], list[int]] = {}
+        for number, each in enumerate(candidates):
+            parts.setdefault((each.partition, each.topic), []).append(number)
+        refused: dict[int, tuple[Candidate, str, str]] = {}
+        for (partition, topic), numbers in parts.items():
+            policy = policies(subject_of(topic))
+            part = [candidates[number] for number in numbers]
+            rules = TradeRules(preset, partition, resolve)
+            judged = rules.judge(part, rules.writers(part, policy), clock_ns + CLOCK_SKEW_NS)
+            for at, broken in judged.broken.items():
+                if fate(broken.rules[0], policy.mode) == QUARANTINE:
+                    refused[numbers[at]] = (part[at], broken.rules[0], broken.detail)
+        return [refused[number] for number in sorted(refused)]
 
     return judge

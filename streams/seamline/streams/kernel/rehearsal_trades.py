@@ -13,9 +13,10 @@ is the one of the latest time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seamline.schemas.errors import TransportError
 from seamline.schemas.modes import CANARY, STRICT, Policy
@@ -32,12 +33,13 @@ from seamline.streams.kernel.rehearsal_judge import (
     producer_of,
 )
 from seamline.streams.kernel.rules import QUARANTINE, fate
-from seamline.streams.kernel.trade_rules import JudgedTrade, TradeRules, is_heartbeat
-from seamline.streams.kernel.writers import Drifted, Resolve, Writer
+from seamline.streams.kernel.trade_rules import JudgedTrades, TradeRules, is_heartbeat, latest_of
+from seamline.streams.kernel.writers import Drifted, Resolve
 
 # A trade's id is a cell of this many bits; what is above them is part of the series' name, so that
 # ids of any size are told apart.
 ID_BITS: Final = 42
+ABOVE_BITS: Final = 64 - ID_BITS
 # Series of one partition; a trade of one more is not counted as missing or not, and that is said.
 SERIES_MAX: Final = 65_536
 
@@ -70,58 +72,90 @@ class TradesJudge:
 
     def judge(self, records: Sequence[Record]) -> Judged:
         """Judge records in the order of their offsets. Raises nothing for what they hold."""
-        records = [r for r in records if not is_heartbeat(r, r.timestamp * NS_PER_MS)]
+        records = [
+            r
+            for r in records
+            if r.value is not None or not is_heartbeat(r, r.timestamp * NS_PER_MS)
+        ]
         found = Judged(len(records))
         if not records:
             return found
         found.times_ms = np.fromiter((r.timestamp for r in records), np.int64, len(records))
-        strict = self._rules.writers(records, self._strict)
-        canary = self._rules.writers(records, self._canary)
-        labels: dict[int | None, str] = {}
-        rows: list[tuple[int, int, int, int, bool, bool]] = []
-        for record, by_strict, by_canary in zip(records, strict, canary, strict=True):
-            one = self._rules.judge(record, by_strict, record.timestamp * NS_PER_MS)
-            trade, in_strict, in_canary = one.trade, True, True
-            if one.rules and fate(one.rules[0], STRICT) == QUARANTINE:
-                other = self._again(record, by_canary)
-                trade, in_strict = other.trade, False
-                in_canary = not other.rules or fate(other.rules[0], CANARY) != QUARANTINE
-                schema_id = schema_id_of(record.value)
-                label = labels.get(schema_id) or self._label(schema_id)
-                labels[schema_id] = label
-                symbol = key_text(record) if trade is None else trade["symbol"]
-                found.blocked.append(
-                    Blocked(
-                        *(self._partition, record.offset, one.rules[0], not in_canary),
-                        *(label, producer_of(record), symbol, int(trade is not None)),
-                    )
-                )
-            found.accepted += in_strict
-            if trade is not None:
-                row = self._row(trade)
-                if row is None:
-                    found.inexact = True
-                else:
-                    rows.append((*row, in_strict, in_canary))
-        if rows:
-            found.bars.append(_columns(rows))
+        latest_ns = latest_of(found.times_ms)
+        writers = self._rules.writers(records, self._strict)
+        by_strict = self._rules.judge(records, writers, latest_ns)
+        rules = by_strict.broken
+        places = [at for at in sorted(rules) if fate(rules[at].rules[0], STRICT) == QUARANTINE]
+        found.accepted = len(records) - len(places)
+        trades = _Trades(len(records))
+        trades.put(np.arange(len(records)), by_strict)
+        if places:
+            again = [records[at] for at in places]
+            writers = self._rules.writers(again, self._canary)
+            by_canary = self._rules.judge(again, writers, latest_ns[places])
+            reasons = [rules[at].rules[0] for at in places]
+            found.blocked = self._blocked(again, reasons, by_canary)
+            where = np.array(places, np.intp)
+            trades.strict[where] = False
+            trades.canary[where] = [not each.in_canary for each in found.blocked]
+            trades.put(where, by_canary)
+        self._count(trades, found)
         return found
 
-    def _again(self, record: Record, writer: Writer) -> JudgedTrade:
-        return self._rules.judge(record, writer, record.timestamp * NS_PER_MS)
+    def _blocked(
+        self, records: Sequence[Record], reasons: Sequence[str], by_canary: JudgedTrades
+    ) -> list[Blocked]:
+        """What strict refuses, for these reasons, and canary says of it."""
+        labels: dict[int | None, str] = {}
+        trades = by_canary.trades
+        rows = {at: row for row, at in enumerate(by_canary.places.tolist()) if trades.ok[row]}
+        blocked = []
+        for at, (record, reason) in enumerate(zip(records, reasons, strict=True)):
+            schema_id = schema_id_of(record.value)
+            label = labels.get(schema_id) or self._label(schema_id)
+            labels[schema_id] = label
+            other = by_canary.broken.get(at)
+            in_canary = other is not None and fate(other.rules[0], CANARY) == QUARANTINE
+            row = rows.get(at)
+            symbol = key_text(record) if row is None else self._rules.symbol(trades, row)
+            blocked.append(
+                Blocked(
+                    *(self._partition, record.offset, reason, in_canary),
+                    *(label, producer_of(record), symbol, int(row is not None)),
+                )
+            )
+        return blocked
 
-    def _row(self, trade: Any) -> tuple[int, int, int, int] | None:
-        """Number of the symbol, time in microseconds, number of the series and cell of an id."""
-        symbol, trade_id = trade["symbol"], trade["trade_id"]
-        above, cell = trade_id >> ID_BITS, trade_id & (1 << ID_BITS) - 1
-        number, series = self._number(symbol, 0), self._number(symbol, above)
-        if number is None or series is None:
-            return None
-        return number, trade["time_ns"] // NS_PER_US, series, cell
+    def _count(self, trades: _Trades, found: Judged) -> None:
+        """The trades that could be read, as rows of `found`."""
+        kept = np.flatnonzero(trades.known)
+        if not len(kept):
+            return
+        sids, ids, times_ns = trades.columns[:, kept]
+        above, cells = ids >> ID_BITS, ids & ((1 << ID_BITS) - 1)
+        # One number for what makes a series; a symbol without one of its own is alone.
+        keys = (sids << ABOVE_BITS) + above + (1 << (ABOVE_BITS - 1))
+        alone = np.flatnonzero(sids < 0)
+        keys[alone] = -1 - alone
+        _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+        numbers = np.empty((2, len(first)), np.int64)
+        # Numbers are given in the order of the log: the limit then does not depend on batches.
+        for at in np.argsort(first).tolist():
+            row = int(first[at])
+            sid = int(sids[row])
+            symbol = self._rules.symbols[sid] if sid >= 0 else trades.others[int(kept[row])]
+            numbers[:, at] = self._number(symbol, 0), self._number(symbol, int(above[row]))
+        symbols, series = numbers[:, which]
+        exact = (symbols >= 0) & (series >= 0)
+        found.inexact = not exact.all()
+        strict, canary = trades.strict[kept], trades.canary[kept]
+        every = (symbols, times_ns // NS_PER_US, strict, canary, series, cells)
+        found.bars.append(Bars(*(column[exact] for column in every)))
 
-    def _number(self, symbol: str, above: int) -> int | None:
-        number = self._numbers.get((symbol, above))
-        if number is None and len(self._names) < SERIES_MAX:
+    def _number(self, symbol: str, above: int) -> int:
+        """Of a series; -1 for one too many."""
+        number = self._numbers.get((symbol, above), -1)
+        if number < 0 and len(self._names) < SERIES_MAX:
             number = self._numbers[symbol, above] = len(self._names)
             self._names.append(f"{above} {symbol}")
         return number
@@ -139,9 +173,25 @@ class TradesJudge:
         return f"{found.name} v{found.version}"
 
 
-def _columns(rows: Sequence[tuple[int, int, int, int, bool, bool]]) -> Bars:
-    numbers = np.array([row[:4] for row in rows], np.int64)
-    modes = np.array([row[4:] for row in rows], bool)
-    symbols, times, series, cells = np.ascontiguousarray(numbers.T)
-    in_strict, in_canary = np.ascontiguousarray(modes.T)
-    return Bars(symbols, times, in_strict, in_canary, series, cells)
+class _Trades:
+    """What is known of the trade of each record of a batch, and which modes take it. Rows of
+    `columns`: number of the symbol, id, time in ns."""
+
+    __slots__ = ("canary", "columns", "known", "others", "strict")
+
+    def __init__(self, records: int) -> None:
+        self.columns = np.zeros((3, records), np.int64)
+        self.known = np.zeros(records, bool)
+        self.strict = np.ones(records, bool)
+        self.canary = np.ones(records, bool)
+        # Symbols without a number, by place.
+        self.others: dict[int, str] = {}
+
+    def put(self, where: NDArray[np.intp], judged: JudgedTrades) -> None:
+        """Take the trades of a judgement; `where` its records are. A later one counts."""
+        trades = judged.trades
+        at = where[judged.places]
+        self.known[where] = False
+        self.known[at] = trades.ok
+        self.columns[:, at] = trades.sid, trades.trade_id, trades.time_ns
+        self.others.update((int(at[row]), symbol) for row, symbol in trades.others.items())
