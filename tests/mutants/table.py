@@ -13,6 +13,7 @@ from mutants import (
     of_owner,
     of_reader,
     of_sources,
+    of_trades,
 )
 from mutants.mutant import Mutant
 
@@ -25,4 +26,5 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *of_lane.MUTANTS,
     *of_owner.MUTANTS,
     *of_governance.MUTANTS,
+    *of_trades.MUTANTS,
 )

@@ -151,6 +151,15 @@ def test_trades_are_counted_by_id_and_staleness_by_their_times() -> None:
         assert evidence(records, batch, resumed=True) == found
 
 
+def test_trades_of_a_withdrawn_schema_are_missing() -> None:
+    tally = Tally(since_ns=START_NS, ended_ns=START_NS + 2 * HOUR_NS, interval_ns=1_000)
+    judge = TradesJudge(TRADES, 0, resolve, frozenset({SCHEMAS["trade"].fingerprint}))
+    tally.take(0, judge.judge(landed([trade(1, 0), trade(2, 30), trade(2, 30)])), judge.symbols)
+    assert (tally.totals["blocked_bars"], tally.totals["blocked_in_canary"]) == (3, 0)
+    assert tally.missing() == 2  # strict has read none of them, canary both
+    assert tally.stale_minutes() == pytest.approx(0.5)
+
+
 def test_ids_of_any_size_are_told_apart() -> None:
     large = 1 << ID_BITS
     ids = (5, 5 + large, 5 - large, 2**63 - 1, -(2**63))
