@@ -69,7 +69,7 @@ def main(
                 continue
             if len(seen) < BARS_KEPT:
                 seen[identity] = content
-            del bar["closed"]
+            del bar["closed"], bar["interval_ms"]
             now_ns = time.time_ns() // 1_000 * 1_000
             out = {**bar, "revision": 0, "flags": 0, "known_time_ns": now_ns, "origin": "live"}
             value = encode_record("conformed_bar", out, int(conformed_id))
