@@ -57,6 +57,7 @@ from seamline.streams.kernel.protocol import Batch
 
 SOAK = bool(os.environ.get("SEAMLINE_SOAK"))
 ONLY_SOAK = pytest.mark.skipif(not SOAK, reason="further places: SEAMLINE_SOAK=1")
+TESTS = Path(__file__).resolve().parents[1]
 SEED = 6
 PATIENCE_S = 120.0
 PRODUCER = "seamline.connectors.governance.log.TransactionalProducer"
@@ -196,7 +197,9 @@ def test_a_clock_that_goes_back(plane: Plane) -> None:
 def writer(plane: Plane, name: str, rounds: int, *fault: str) -> subprocess.Popen[str]:
     module = [sys.executable, "-m", "integration.governance_writer"]
     command = [*module, plane.cluster.bootstrap, name, str(rounds), *fault]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def printed(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
@@ -210,11 +213,14 @@ def test_two_writers_at_once_cannot_fork_the_chain(plane: Plane) -> None:
     names = ("two-a", "two-b")
     processes = [writer(plane, name, rounds) for name in names]
     told: list[str] = []
+    ended: list[int] = []
     for process in processes:
         status, hashes = printed(process)
+        ended.append(status)
         # A writer that lost its place five times gives up and says so; then it wrote nothing.
         assert status == 0 or len(hashes) < rounds
         told += hashes
+    assert 0 in ended, "nobody wrote to the end"
     chain = plane.log.chain()
     entries = plane.log.read().entries
     found = [entry.hash for entry in entries[before:]]
@@ -249,15 +255,15 @@ def test_a_writer_that_is_killed_anywhere_leaves_all_or_nothing(plane: Plane) ->
 
 
 def test_a_writer_that_stood_still_is_fenced_and_starts_again(plane: Plane) -> None:
-    process = writer(plane, "stopped", 1, "stop", str(STEPS.index("commit")), OUT_TOPIC)
-    try:
-        until(lambda: stopped(process.pid), "the writer to stand still in its transaction")
-        (between,) = plane.log.commit(an_entry("between"))
-        assert plane.log.read().entries[-1] == between
-        os.kill(process.pid, signal.SIGCONT)
-        status, hashes = printed(process)
-    finally:
-        process.kill()
+    with writer(plane, "stopped", 1, "stop", str(STEPS.index("commit")), OUT_TOPIC) as process:
+        try:
+            until(lambda: stopped(process.pid), "the writer to stand still in its transaction")
+            (between,) = plane.log.commit(an_entry("between"))
+            assert plane.log.read().entries[-1] == between
+            os.kill(process.pid, signal.SIGCONT)
+            status, hashes = printed(process)
+        finally:
+            process.kill()
     entries = plane.log.read().entries
     assert (status, hashes) == (0, [entries[-1].hash])
     assert (entries[-2], entries[-1].subject) == (between, "stopped")

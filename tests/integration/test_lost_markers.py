@@ -45,6 +45,7 @@ CASES = {
     "the log of an abort": (("conformed", "storage"), False, Fate.ABORT),
     "the position of an abort": (("positions",), False, Fate.ABORT),
 }
+MARKERS_S = 60.0
 # One of each kind of evidence; `SEAMLINE_SOAK=1` runs them all.
 SHORT = ("the log", "the position", "everything")
 RUN = tuple(CASES) if os.environ.get("SEAMLINE_SOAK") else SHORT
@@ -120,7 +121,13 @@ class Plane:
         reader.close()
 
     def check(self, landed: int) -> None:
-        """Each landed bar once in the log, and once more at most as a confirmation."""
+        """Each landed bar once in the log, and once more at most as a confirmation.
+
+        A commit is told before its markers are written: they are waited for.
+        """
+        deadline = time.monotonic() + MARKERS_S
+        while self.open():
+            assert time.monotonic() < deadline, f"without markers: {self.open()}"
         found = [self._bars.read(m) for m in self.rows(self.fresh.topic("conformed"))]
         counts = Counter(bar for bar in found if bar is not None)
         assert counts == Counter(self._bars.made("live", n) for n in range(landed))
