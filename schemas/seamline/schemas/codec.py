@@ -167,6 +167,17 @@ def schema_ids(values: Sequence[bytes]) -> I8:
     return out
 
 
+def versions_each(rows: int, name: str, versions: int | U1 | None) -> U1:
+    """The version of each of `rows` records of schema `name`: one for all of them (none given: the
+    newest), or one a record. Raises UsageError for what is no version, or not one of each."""
+    newest = SCHEMAS[name].version
+    given = newest if versions is None else versions
+    each = np.full(rows, given, np.uint8) if isinstance(given, int) else given
+    if len(each) != rows or (rows and not 1 <= each.min() <= each.max() <= newest):
+        raise UsageError("not a version of each record", parameter="versions", value=versions)
+    return each
+
+
 def encode_bars(
     symbols: Sequence[str], columns: BarColumns, schema_id: int, interval_ns: int = 0
 ) -> list[bytes]:
@@ -197,11 +208,7 @@ def _decode(
     values: Sequence[bytes], table: SymbolTable, name: str, versions: int | U1 | None
 ) -> tuple[Matrices, I4, U1]:
     rows = len(values)
-    newest = SCHEMAS[name].version
-    given = newest if versions is None else versions
-    each = np.full(rows, given, np.uint8) if isinstance(given, int) else given
-    if len(each) != rows or (rows and not 1 <= each.min() <= each.max() <= newest):
-        raise UsageError("not a version of each record", parameter="versions", value=versions)
+    each = versions_each(rows, name, versions)
     conformed = name == "conformed_bar"
     buffer, ends = joined(values)
     matrices = Matrices.empty(rows)

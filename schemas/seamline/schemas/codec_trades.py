@@ -16,14 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from seamline.schemas import trade_kernels as kernels
-from seamline.schemas.codec import SymbolTable
+from seamline.schemas.codec import SymbolTable, versions_each
 from seamline.schemas.columns import F8, I4, I8, U1, Bool
-from seamline.schemas.contract import SCHEMAS
-from seamline.schemas.errors import ContractError, UsageError
+from seamline.schemas.errors import ContractError
 from seamline.schemas.records import decode_record
 from seamline.schemas.wire import joined
-
-_NEWEST = SCHEMAS["trade"].version
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,10 +60,7 @@ class TradeDecoder:
         """Records of writer schemas `trade`: all of one version (none given: the newest), or one
         version a record. The ids themselves are not looked at."""
         rows = len(values)
-        given = _NEWEST if versions is None else versions
-        each = np.full(rows, given, np.uint8) if isinstance(given, int) else given
-        if len(each) != rows or (rows and not 1 <= each.min() <= each.max() <= _NEWEST):
-            raise UsageError("not a version of each record", parameter="versions", value=versions)
+        each = versions_each(rows, "trade", versions)
         buffer, ends = joined(values)
         ints, floats = np.empty((3, rows), np.int64), np.empty((2, rows), np.float64)
         sid, code = np.empty(rows, np.int32), np.empty(rows, np.uint8)
