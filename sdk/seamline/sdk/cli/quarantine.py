@@ -108,9 +108,10 @@ def show(
     from seamline.connectors.governance.quarantine import Quarantine
     from seamline.connectors.governance.redriving import decoder
 
-    found = Quarantine(_world(directory).cluster, _preset(preset))
+    world, of = _world(directory), _preset(preset)
+    found = Quarantine(world.cluster, of)
     kept = found.one(*_place(offset))
-    with decoder(_world(directory), _preset(preset)) as decode:
+    with decoder(world, of) as decode:
         answer = _line(kept, preset, decode)
     answer["state"] = "settled" if found.is_settled(kept.partition, kept.offset) else "open"
     answer["hex"] = None if kept.value is None else kept.value[:4_096].hex(" ")
@@ -138,9 +139,10 @@ def export(
     from seamline.connectors.governance.redriving import decoder
 
     choice = _choice(rule, producer, symbol, schema_id, since, offset)
-    found = Quarantine(_world(directory).cluster, _preset(preset))
+    world, of = _world(directory), _preset(preset)
+    found = Quarantine(world.cluster, of)
     lines = 0
-    with _written_to(to) as out, decoder(_world(directory), _preset(preset)) as decode:
+    with _written_to(to) as out, decoder(world, of) as decode:
         for kept in found.open(choice):
             out.write(json.dumps(_line(kept, preset, decode), allow_nan=False) + "\n")
             lines += 1
